@@ -1,0 +1,83 @@
+"""``mzsr info``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mzsr_cli.cli import options as opt
+from mzsr_cli.cli import show
+
+
+@click.command("info")
+@click.argument("path", required=False, metavar="[PATH]")
+@opt.variable_option
+@opt.slice_axis_option
+@opt.slices_option
+@opt.json_option
+def command(path: str | None, as_json: bool, **options: Any) -> None:
+    """Describe a cube, a weights file, or (without PATH) this machine and the shipped weights.
+
+    PATH is a cube's file, a .safetensors file or the name of shipped weights. For a cube:
+    its variables, and of each slice the extremes and the mean of the finite samples (of
+    magnitudes when complex), the fraction that is exactly 0, and counts of NaN and Inf.
+    """
+    from mzsr_cli.pipeline.info import describe
+
+    facts = describe(path, options["variable"], options["slice_axis"], options["slices"])
+    if as_json:
+        show.json_result(show.strict(facts))
+        return
+    tables = {"machine": _machine, "weights": _weights, "cube": _cube}
+    tables[facts["kind"]](facts)
+
+
+def _machine(facts: dict[str, Any]) -> None:
+    machine = dict(facts["machine"])
+    devices = machine.pop("cuda")
+    show.facts_table("machine", machine | {"cuda": len(devices) or "none"})
+    if devices:
+        show.table("devices", devices)
+    rows = [_summary(weights) for weights in facts["weights"]]
+    if rows:
+        show.table("shipped weights", rows)
+    else:
+        show.facts_table("shipped weights", {"weights": "none"})
+
+
+def _summary(weights: dict[str, Any]) -> dict[str, Any]:
+    """One line about shipped weights."""
+    training = weights.get("facts", {})
+    return {
+        "name": weights["name"],
+        "kind": str(training.get("kind", weights.get("error", "?"))),
+        "parameters": weights.get("parameters"),
+        "scales": str(training.get("scales", "?")),
+        "degradations": str(training.get("degradations", "?")),
+    }
+
+
+def _weights(facts: dict[str, Any]) -> None:
+    shown = {k: v for k, v in facts.items() if k not in ("kind", "facts", "network")}
+    show.facts_table("weights", shown)
+    show.facts_table("network", facts["network"])
+    show.facts_table("training", facts["facts"])
+
+
+def _cube(facts: dict[str, Any]) -> None:
+    variables = [
+        {**v, "name": v["name"] or "-", "shape": _shape(v["shape"])} for v in facts["variables"]
+    ]
+    show.table(facts["path"], variables)
+    for note in facts["notes"]:
+        show.line(note)
+    cube = facts["cube"]
+    if cube is not None:
+        shown = {k: v for k, v in cube.items() if k != "slices"}
+        show.facts_table("cube", shown | {"shape": _shape(cube["shape"])})
+        show.table("slices", [{**s, "slice": str(s["slice"])} for s in cube["slices"]])
+
+
+def _shape(sides: list[int]) -> str:
+    return "x".join(map(str, sides)) or "scalar"

@@ -1,0 +1,101 @@
+"""The ``mzsr`` command: commands are imported when called, errors become exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from mzsr_cli import __version__
+from mzsr_cli.cli import show
+from mzsr_cli.cli.config import load_config
+from mzsr_cli.errors import MzsrError
+
+COMMANDS = {
+    "upscale": "Super-resolve cubes.",
+    "degrade": "Make an LR cube from an HR one, with a known degradation.",
+    "evaluate": "Compare an SR cube with its HR truth.",
+    "info": "Describe a cube, a weights file, or this machine.",
+    "pretrain": "Train a network on HR/LR pairs (Algorithm 1, lines 1-7).",
+    "meta-train": "Meta-train over degradations (Algorithm 1, lines 8-17).",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when that command runs, so that --help stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands, in the order of the docs."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command ``cmd_name``, or None."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"mzsr_cli.cli.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "MZSR",
+        "show_default": True,
+        "max_content_width": 100,
+    },
+)
+@click.version_option(__version__, prog_name="mzsr")
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False),
+    callback=load_config,
+    is_eager=True,
+    expose_value=False,
+    help="TOML file with options, one table a command ([upscale], ...).",
+)
+def main() -> None:
+    """Zero-shot super-resolution of channel data (3-D arrays), slice by slice.
+
+    Options may also come from MZSR_COMMAND_OPTION environment variables and from --config;
+    the command line wins over the environment, the environment over the file.
+    """
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Entry point: runs ``main`` and exits with the code that belongs to what happened."""
+    sys.exit(exit_code(arguments))
+
+
+def exit_code(arguments: list[str] | None = None) -> int:
+    """Run and return 0 done, 1 internal, 2 usage, 3 input, 4 resources, 5 some, 6 resume, 130."""
+    try:
+        result: Any = main.main(args=arguments, prog_name="mzsr", standalone_mode=False)
+    except click.exceptions.Abort:
+        show.error("interrupted")
+        return 130
+    except KeyboardInterrupt:
+        show.error("interrupted")
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except MzsrError as error:
+        show.error(str(error))
+        return error.exit_code
+    except MemoryError:
+        show.error("out of memory. Type a smaller --tile, or --slices to do fewer at a time.")
+        return 4
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    run()

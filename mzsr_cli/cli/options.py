@@ -1,0 +1,108 @@
+"""Options that several commands share, each declared once."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from mzsr_cli.settings import Precision, Sampling, UpscaleSettings
+
+_DEFAULTS = UpscaleSettings()
+
+
+class Duration(click.ParamType):
+    """Seconds, from 90, 90s, 45m or 2h."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Seconds as a float."""
+        if isinstance(value, (int, float)):
+            return float(value)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", value)
+        if not match:
+            self.fail(f"{value!r} is no time. Type seconds, or 45m, or 2h.", param, ctx)
+        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+device_option = click.option(
+    "--device", default=_DEFAULTS.device, metavar="auto|cpu|cuda[:N]", help="Where to compute."
+)
+precision_option = click.option(
+    "--precision",
+    type=click.Choice([p.value for p in Precision]),
+    default=_DEFAULTS.precision.value,
+    help="Arithmetic of the convolutions.",
+)
+seed_option = click.option("--seed", type=int, default=_DEFAULTS.seed, help="Random seed.")
+
+
+class Scale(click.ParamType):
+    """Factors of rows and columns, from 4, 1.5 or 4x1.5 (in TOML also a number or a pair)."""
+
+    name = "scale"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float]:
+        """(rows, columns)."""
+        parts = value if isinstance(value, (list, tuple)) else str(value).lower().split("x")
+        try:
+            factors = [float(part) for part in parts]
+        except (TypeError, ValueError):
+            factors = []
+        if not 1 <= len(factors) <= 2 or not all(0 < f < float("inf") for f in factors):
+            self.fail(f"{value!r} is no scale. Type 4, or 4x1.5 for rows x columns.", param, ctx)
+        return factors[0], factors[-1]
+
+
+kernel_option = click.option(
+    "--kernel",
+    default=_DEFAULTS.kernel,
+    metavar="none|gaussian:L1[,L2[,THETA]]|FILE.mat|FILE.npy",
+    help="Blur in HR pixels; L1, L2 are variances, THETA radians.",
+)
+sampling_option = click.option(
+    "--sampling",
+    type=click.Choice([s.value for s in Sampling]),
+    default=_DEFAULTS.sampling.value,
+    help="bicubic: antialiased, as imresize; direct: keeps rows and columns 0, s, 2s, ...",
+)
+variable_option = click.option(
+    "--variable", default=_DEFAULTS.variable, help="Variable of the file. [the only 3-D one]"
+)
+slice_axis_option = click.option(
+    "--slice-axis",
+    type=click.IntRange(0, 2),
+    default=_DEFAULTS.slice_axis,
+    help="Axis of the stored array that counts the slices.",
+)
+slices_option = click.option(
+    "--slices", default=_DEFAULTS.slices, metavar="A:B[:STEP]|N", help="Only these. [all]"
+)
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing results.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Result as JSON on stdout.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+
+
+class Size(click.ParamType):
+    """Rows and columns of a slice, from 256x200 or 256."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """(rows, columns)."""
+        parts = value if isinstance(value, (list, tuple)) else str(value).lower().split("x")
+        try:
+            sides = [int(part) for part in parts]
+        except (TypeError, ValueError):
+            sides = []
+        if not 1 <= len(sides) <= 2 or min(sides) < 1:
+            self.fail(f"{value!r} is no size. Type 256x200 for rows x columns.", param, ctx)
+        return sides[0], sides[-1]

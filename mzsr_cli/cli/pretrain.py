@@ -1,0 +1,20 @@
+"""``mzsr pretrain``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mzsr_cli.cli.training import run_training, shared_options, train_settings
+from mzsr_cli.settings import DegradationMix
+
+
+@click.command("pretrain")
+@shared_options
+def command(**options: Any) -> None:
+    """Train a network on HR/LR pairs made from DATA: folders of images, and cubes.
+
+    Algorithm 1, lines 1-7: L1 loss, Adam, bicubic pairs (or --degradations random).
+    """
+    run_training(options, train_settings(options, DegradationMix.BICUBIC), None)

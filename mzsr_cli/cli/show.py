@@ -1,0 +1,144 @@
+"""What people see: rich on stderr, plain lines where stderr is no terminal, JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+
+def console() -> Console:
+    """Console on stderr."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def error(message: str) -> None:
+    """One line that says what went wrong."""
+    console().print(f"mzsr: {message}", markup=False, style="red")
+
+
+def line(message: str) -> None:
+    """One plain line on stderr."""
+    console().print(message, markup=False)
+
+
+def json_result(result: Any) -> None:
+    """The result, alone, on stdout."""
+    sys.stdout.write(json.dumps(result, indent=2, default=str) + "\n")
+
+
+@contextmanager
+def progress(enabled: bool) -> Iterator[Progress | None]:
+    """A progress bar on a terminal; None elsewhere or when not ``enabled``."""
+    out = console()
+    if not (enabled and out.is_terminal):
+        yield None
+        return
+    count = TextColumn("{task.completed:g}/{task.total:g}")
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
+    with Progress(*columns, console=out) as bar:
+        yield bar
+
+
+def training_reporter(bar: Progress | None, quiet: bool) -> Any:
+    """A function that shows a training run's events: a bar with time left, or plain lines."""
+    task = bar.add_task("training", total=100) if bar is not None else None
+
+    def report(event: Any) -> None:
+        figures = "  ".join(f"{name} {value:.5g}" for name, value in event.figures.items())
+        left = "" if event.remaining is None else f"  {event.remaining / 60:.1f} min left"
+        if bar is not None and task is not None:
+            total = event.elapsed + (event.remaining or 0)
+            bar.update(task, completed=round(100 * event.elapsed / max(total, 1e-9)), total=100)
+        if not quiet and (bar is None or event.kind == "validation"):
+            line(f"{event.kind} {event.iteration}  {event.elapsed:.0f} s{left}  {figures}")
+
+    return report
+
+
+def strict(result: Any) -> Any:
+    """``result`` with NaN as null and infinities as "inf" and "-inf": what JSON can hold."""
+    if isinstance(result, dict):
+        return {key: strict(value) for key, value in result.items()}
+    if isinstance(result, (list, tuple)):
+        return [strict(value) for value in result]
+    if isinstance(result, float) and not math.isfinite(result):
+        return None if math.isnan(result) else str(result)
+    return result
+
+
+def table(title: str, rows: list[dict[str, Any]]) -> None:
+    """Rows of equal keys as a table on stdout, numbers to the right."""
+    shown = Table(title=Text(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD)
+    for name, value in rows[0].items() if rows else ():
+        shown.add_column(name, justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        shown.add_row(*(Text(figure(value)) for value in row.values()))
+    out = Console(highlight=False, markup=False)
+    if not out.is_terminal:
+        out.width = 1000
+    out.print(shown)
+
+
+def figure(value: Any) -> str:
+    """A cell of a table: floats to five digits, None as a dash."""
+    if value is None:
+        return "-"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def slice_ticker(bar: Progress | None, name: str) -> Callable[[int, int], None] | None:
+    """A function of (slices done, slices in all) that moves a bar named ``name``."""
+    if bar is None:
+        return None
+    task = bar.add_task(escape(name), total=None)
+    return lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def facts_table(title: str, facts: dict[str, Any]) -> None:
+    """Facts as rows of name and value, on stdout."""
+    table(title, [{"fact": name, "value": figure(value)} for name, value in facts.items()])
+
+
+class UpscaleTicker:
+    """Shows an upscale's plan and slices: a bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, bar: Progress | None, name: str, quiet: bool, verbose: bool) -> None:
+        self.bar, self.name, self.quiet, self.verbose = bar, name, quiet, verbose
+        self.task: Any = None
+
+    def plan(self, plan: Any) -> None:
+        """Say what will be done."""
+        if self.bar is not None:
+            self.task = self.bar.add_task(self.name, total=len(plan.slices))
+        if self.quiet:
+            return
+        for note in plan.notes:
+            line(f"{self.name}: {note}")
+        weights = f", weights {plan.weights.name}" if plan.weights else ""
+        line(f"{self.name}: method {plan.method}{weights}, {plan.device}, {plan.precision}")
+
+    def slice(self, done: int, count: int, report: Any) -> None:
+        """Tick a finished slice."""
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=done)
+        if self.quiet or (self.bar is not None and not self.verbose):
+            return
+        how = "already done" if report is None else report.method
+        if self.verbose or done == count or done % max(1, count // 10) == 0:
+            line(f"{self.name}: slice {done}/{count} {how}")
+
+
+def upscale_ticker(bar: Progress | None, name: str, quiet: bool, verbose: bool) -> UpscaleTicker:
+    """A ticker for one input."""
+    return UpscaleTicker(bar, name, quiet, verbose)

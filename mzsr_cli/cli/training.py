@@ -1,0 +1,128 @@
+"""What ``pretrain`` and ``meta-train`` share on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mzsr_cli.cli import show
+from mzsr_cli.cli.options import Duration, device_option, precision_option, seed_option
+from mzsr_cli.settings import (
+    ConsistencySettings,
+    DegradationMix,
+    KernelDraw,
+    MetaSettings,
+    Precision,
+    TaskSettings,
+    TrainSettings,
+)
+
+_TRAIN = TrainSettings()
+_TASKS = TaskSettings()
+_DRAW = KernelDraw()
+
+Command = Callable[..., Any]
+
+
+def shared_options(command: Command) -> Command:
+    """The options of both training commands."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+_OPTIONS = (
+    click.argument("data", nargs=-1, required=True),
+    click.option("-o", "--output", type=click.Path(dir_okay=False), required=True,
+                 help="Weights file to write (.safetensors); log and checkpoint beside it."),
+    click.option("--init", type=click.Path(dir_okay=False), help="Weights to start from."),
+    click.option("--iterations", type=click.IntRange(1), default=_TRAIN.iterations,
+                 help="Outer updates."),
+    click.option("--max-time", type=Duration(), help="Stop after this time (90, 45m, 2h); the "
+                 "learning rate decays over it."),
+    click.option("--batch", type=click.IntRange(1), default=_TRAIN.batch,
+                 help="Crops (pretrain) or tasks (meta-train) per update."),
+    click.option("--patch", type=click.IntRange(16), default=_TASKS.patch,
+                 help="Side of an HR crop in pixels."),
+    click.option("--scale", "scales", type=click.FloatRange(1.1, 32), multiple=True,
+                 default=_TASKS.scales, help="Scale to train for; repeat for more, also to "
+                 "weigh one."),
+    click.option("--degradations", type=click.Choice([m.value for m in DegradationMix]),
+                 help="Which degradations to draw. [pretrain: bicubic, meta-train: random]"),
+    click.option("--no-blur", type=click.FloatRange(0, 1),
+                 default=1 - _DRAW.published_fraction - _DRAW.narrow_fraction,
+                 help="Share of random tasks without a blur kernel."),
+    click.option("--direct", type=click.FloatRange(0, 1), default=_TASKS.direct_fraction,
+                 help="Share of random tasks with direct sampling."),
+    click.option("--learning-rate", type=click.FloatRange(0, 1, min_open=True),
+                 default=_TRAIN.learning_rate, help="Adam's step size at the start."),
+    click.option("--consistency", type=click.Choice(["0", "1"]), default="1",
+                 help="1: the network fills in only what the LR slice does not determine; 0: as "
+                 "published."),
+    click.option("--checkpoint-every", type=Duration(), default=_TRAIN.checkpoint_every,
+                 help="Time between checkpoints."),
+    click.option("--validate-every", type=Duration(), default=_TRAIN.validate_every,
+                 help="Time between validations."),
+    click.option("--resume", is_flag=True, help="Continue from the checkpoint."),
+    click.option("--overwrite", is_flag=True, help="Replace an existing weights file."),
+    device_option,
+    precision_option,
+    seed_option,
+    click.option("--threads", type=click.IntRange(1), help="Processor threads. [all cores]"),
+    click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
+)  # fmt: skip
+
+
+def train_settings(options: dict[str, Any], default_mix: DegradationMix) -> TrainSettings:
+    """The options as settings."""
+    blurred = 1 - options["no_blur"]
+    share = _DRAW.published_fraction / (_DRAW.published_fraction + _DRAW.narrow_fraction)
+    draw = KernelDraw(published_fraction=blurred * share, narrow_fraction=blurred * (1 - share))
+    tasks = TaskSettings(
+        mix=DegradationMix(options["degradations"] or default_mix),
+        kernels=draw,
+        scales=tuple(options["scales"]),
+        direct_fraction=options["direct"],
+        patch=options["patch"],
+    )
+    return TrainSettings(
+        iterations=options["iterations"],
+        batch=options["batch"],
+        learning_rate=options["learning_rate"],
+        seed=options["seed"],
+        max_time=options["max_time"],
+        checkpoint_every=options["checkpoint_every"],
+        validate_every=options["validate_every"],
+        tasks=tasks,
+        consistency=ConsistencySettings(enabled=options["consistency"] == "1"),
+        precision=Precision(options["precision"]),
+    )
+
+
+def run_training(
+    options: dict[str, Any], settings: TrainSettings, meta: MetaSettings | None
+) -> None:
+    """Train with the options and settings, showing lines or a bar."""
+    import torch
+
+    from mzsr_cli.pipeline.training import train
+
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    with show.progress(not options["quiet"]) as bar:
+        report = show.training_reporter(bar, options["quiet"])
+        train(
+            "pretrain" if meta is None else "meta-train",
+            list(options["data"]),
+            Path(options["output"]),
+            settings,
+            meta,
+            Path(options["init"]) if options["init"] else None,
+            options["device"],
+            options["resume"],
+            options["overwrite"],
+            report,
+        )

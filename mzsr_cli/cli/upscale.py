@@ -1,0 +1,152 @@
+"""``mzsr upscale``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mzsr_cli.cli import options as opt
+from mzsr_cli.cli import show
+from mzsr_cli.cli.batch import Batch
+from mzsr_cli.settings import (
+    AdaptSettings,
+    CheckSettings,
+    ConsistencySettings,
+    Method,
+    NanPolicy,
+    Normalize,
+    Precision,
+    Sampling,
+    StageSettings,
+    TileSettings,
+    UpscaleSettings,
+)
+
+_DEFAULTS = UpscaleSettings()
+_ADAPT = AdaptSettings()
+
+
+@click.command("upscale")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--scale", type=opt.Scale(), help="Factor, 1.1 to 32; 4x1.5 is rows x columns.")
+@click.option("--size", type=opt.Size(), metavar="ROWSxCOLS", help="Instead: size of a slice.")
+@click.option("--steps", type=click.IntRange(0), default=_ADAPT.steps,
+              help="Gradient steps on the slice itself.")  # fmt: skip
+@click.option("--method", type=click.Choice([m.value for m in Method]),
+              help="[mzsr; zssr where no weights fit]")  # fmt: skip
+@click.option("--weights", metavar="NAME|PATH", help="[the shipped ones that fit best]")
+@opt.kernel_option
+@opt.sampling_option
+@click.option("-o", "--output", metavar="FILE|DIR", help="[cube_x4.mat beside the input]")
+@opt.variable_option
+@opt.slices_option
+@opt.slice_axis_option
+@click.option("--normalize", type=click.Choice([n.value for n in Normalize]),
+              default=_DEFAULTS.normalize.value, help="Range that is mapped to [0, 1].")  # fmt: skip
+@click.option("--nan", type=click.Choice([n.value for n in NanPolicy]),
+              default=_DEFAULTS.nan.value, help="What to do with NaN and Inf.")  # fmt: skip
+@click.option("--clip", is_flag=True, help="Clip to the slice's own range.")
+@click.option("--out-dtype", metavar="DTYPE", help="[the input's]")
+@click.option("--consistency", type=click.Choice(["0", "1"]), default="1",
+              help="1: the result explains the input; 0: as published.")  # fmt: skip
+@click.option("--self-check/--no-self-check", default=True,
+              help="Let a classical method win where it does so on (son, LR).")  # fmt: skip
+@click.option("--self-ensemble", is_flag=True, help="Mean over eight turns; 8x the inference.")
+@click.option("--stage-max", type=click.FloatRange(1.1, 32), default=StageSettings().factor_max,
+              help="Largest factor of one stage.")  # fmt: skip
+@click.option("--tile", type=click.IntRange(32), default=TileSettings().side,
+              help="Side of a tile in pixels (memory).")  # fmt: skip
+@opt.device_option
+@opt.precision_option
+@opt.seed_option
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@opt.overwrite_option
+@click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@opt.json_option
+@opt.quiet_option
+@click.option("-v", "--verbose", is_flag=True, help="A line for every slice.")
+def command(**options: Any) -> int:
+    """Super-resolve cubes, slice by slice.
+
+    INPUT is a file (.mat .h5 .npy .npz .zarr .tif .png .jpg), a folder or a quoted glob. The
+    result keeps variable, dtype, units and format, and goes to cube_xSCALE.mat beside the input;
+    NAME.json beside it says how it was made.
+    """
+    from mzsr_cli.pipeline.dry_run import dry_run
+    from mzsr_cli.pipeline.targets import plan_targets
+    from mzsr_cli.pipeline.upscale import upscale_cube
+
+    batch, quiet = Batch(), options["quiet"]
+    settings = _settings(options)
+    for source, target in plan_targets(
+        batch.expand(options["inputs"]), options["output"], _tag(settings)
+    ):
+        if options["dry_run"]:
+            report = batch.add(str(source), _bound(dry_run, source, target, settings))
+        else:
+            with show.progress(not quiet) as bar:
+                ticker = show.upscale_ticker(bar, source.name, quiet, options["verbose"])
+                report = batch.add(str(source), _bound(
+                    upscale_cube, source, target, settings, resume=options["resume"],
+                    overwrite=options["overwrite"], on_plan=ticker.plan, on_slice=ticker.slice,
+                ))  # fmt: skip
+        if report is not None and not quiet:
+            _say(report)
+    if options["as_json"]:
+        show.json_result(show.strict(batch.as_json()))
+    return batch.finish(quiet)
+
+
+def _bound(function: Any, *args: Any, **kwargs: Any) -> Any:
+    return lambda: function(*args, **kwargs)
+
+
+def _tag(settings: UpscaleSettings) -> str:
+    if settings.size is not None:
+        return f"{settings.size[0]}x{settings.size[1]}"
+    rows, cols = (f"{factor:g}" for factor in settings.scale or (1, 1))
+    return f"x{rows}" if rows == cols else f"x{rows}x{cols}"
+
+
+def _settings(options: dict[str, Any]) -> UpscaleSettings:
+    return UpscaleSettings(
+        scale=options["scale"],
+        size=options["size"],
+        method=Method(options["method"]) if options["method"] else None,
+        weights=options["weights"],
+        kernel=options["kernel"],
+        sampling=Sampling(options["sampling"]),
+        variable=options["variable"],
+        slices=options["slices"],
+        slice_axis=options["slice_axis"],
+        normalize=Normalize(options["normalize"]),
+        nan=NanPolicy(options["nan"]),
+        clip=options["clip"],
+        out_dtype=options["out_dtype"],
+        precision=Precision(options["precision"]),
+        device=options["device"],
+        seed=options["seed"],
+        adapt=AdaptSettings(steps=options["steps"], self_ensemble=options["self_ensemble"]),
+        check=CheckSettings(enabled=options["self_check"]),
+        consistency=ConsistencySettings(enabled=options["consistency"] == "1"),
+        tiles=TileSettings(side=options["tile"]),
+        stages=StageSettings(factor_max=options["stage_max"]),
+    )
+
+
+def _say(report: dict[str, Any]) -> None:
+    """What was done and what should be known about it, on stderr."""
+    name = Path(report["input"]).name
+    for note in report["notes"]:
+        show.line(f"{name}: {note}")
+    shapes = ("x".join(map(str, report[key])) for key in ("lr_shape", "shape"))
+    weights = report["weights"]["name"] if report["weights"] else "no weights"
+    verb = "would be written" if report.get("dry_run") else f"{report['seconds']:.1f} s"
+    show.line(
+        f"{report['output']}: {' -> '.join(shapes)} {report['dtype']}, {report['method']} "
+        f"({weights}), {verb}"
+    )
+
+

@@ -1,0 +1,268 @@
+"""The degradation y = A x (blur, then decimation) as sums of separable terms, and its inverse
+in the least-squares sense.
+
+A kernel of rank r (its singular value decomposition) with symmetric borders makes A a sum of r
+Kronecker products of axis matrices. Gaussian kernels along the axes have r = 1, rotated ones
+r of about 8. All maps here are linear and act on the last two axes of real tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from mzsr_cli.imaging import resize
+from mzsr_cli.imaging.kernels import Kernel
+from mzsr_cli.imaging.resize import Matrix
+from mzsr_cli.settings import ConsistencySettings, Method, Sampling
+
+CPU = torch.device("cpu")
+
+RANK_TOLERANCE = 1e-5
+"""Singular values of a kernel below this fraction of the largest are left out."""
+
+
+def _blur_matrix(taps: Matrix, n: int) -> sparse.csr_array:
+    """Correlation of an axis of n samples with ``taps``, symmetric borders: (n, n), sparse.
+
+    As MATLAB's ``imfilter(x, h, 'symmetric')`` the centre is tap (k - 1) // 2.
+    """
+    centre = (len(taps) - 1) // 2
+    index = np.arange(n)[:, None] + np.arange(len(taps)) - centre
+    columns = resize.symmetric(index, n).ravel()
+    rows = np.repeat(np.arange(n), len(taps))
+    return sparse.csr_array((np.tile(taps, n), (rows, columns)), shape=(n, n))
+
+
+def _kernel_terms(kernel: Kernel) -> list[tuple[Matrix, Matrix]]:
+    """Column and row taps whose outer products add up to the kernel."""
+    u, s, vt = np.linalg.svd(kernel)
+    rank = int((s > RANK_TOLERANCE * s[0]).sum())
+    return [(u[:, r] * s[r], vt[r]) for r in range(rank)]
+
+
+@dataclass(frozen=True, eq=False)
+class Degradation:
+    """A: HR (H x W) to LR (h x w) by ``kernel`` (HR pixels), then ``sampling`` by ``scale``."""
+
+    kernel: Kernel
+    sampling: Sampling
+    scale: tuple[float, float]
+    hr_shape: tuple[int, int]
+    lr_shape: tuple[int, int]
+    device: torch.device = CPU
+    dtype: torch.dtype = torch.float32
+
+    @cached_property
+    def axis_terms(self) -> list[tuple[Matrix, Matrix]]:
+        """Float64 axis matrices (h, H) and (w, W) of each separable term."""
+        sample_rows, sample_cols = (
+            resize.decimation_matrix(hr, lr, s, self.sampling)
+            for hr, lr, s in zip(self.hr_shape, self.lr_shape, self.scale, strict=True)
+        )
+        return [
+            (
+                sample_rows @ _blur_matrix(column, self.hr_shape[0]),
+                sample_cols @ _blur_matrix(row, self.hr_shape[1]),
+            )
+            for column, row in _kernel_terms(self.kernel)
+        ]
+
+    def _tensor(self, matrix: Matrix) -> torch.Tensor:
+        return torch.as_tensor(matrix).to(self.device, self.dtype)
+
+    @cached_property
+    def _terms(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(self._tensor(rows), self._tensor(cols)) for rows, cols in self.axis_terms]
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """A x: (..., H, W) to (..., h, w)."""
+        first, *rest = (resize.separable(x, rows, cols) for rows, cols in self._terms)
+        return sum(rest, start=first)
+
+    def adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        """A^T y: (..., h, w) to (..., H, W)."""
+        first, *rest = (resize.separable(y, rows.mT, cols.mT) for rows, cols in self._terms)
+        return sum(rest, start=first)
+
+    @cached_property
+    def _interpolators(self) -> dict[Method, tuple[torch.Tensor, torch.Tensor]]:
+        return {}
+
+    def interpolate(self, y: torch.Tensor, method: Method, damping: float) -> torch.Tensor:
+        """LR (..., h, w) to HR (..., H, W) by ``bicubic``, ``spline`` or ``bandlimited``, on the
+        grid that the sampling implies. ``damping`` bounds the band-limited division."""
+        if method not in self._interpolators:
+            self._interpolators[method] = self._interpolator(method, damping)
+        return resize.separable(y, *self._interpolators[method])
+
+    def _interpolator(self, method: Method, damping: float) -> tuple[torch.Tensor, torch.Tensor]:
+        pair = []
+        for axis in (0, 1):
+            lr, hr, s = self.lr_shape[axis], self.hr_shape[axis], self.scale[axis]
+            if method is Method.BANDLIMITED:
+                reduction = self.reduction(axis)
+                matrix = resize.bandlimited_matrix(lr, hr, s, self.sampling, reduction, damping)
+            elif method is Method.SPLINE:
+                matrix = resize.spline_matrix(lr, hr, s, self.sampling)
+            else:
+                matrix = resize.bicubic_matrix(lr, hr, s, self.sampling)
+            pair.append(self._tensor(matrix))
+        return pair[0], pair[1]
+
+    def reduction(self, axis: int) -> Matrix:
+        """Axis 0 or 1 of the leading separable term, (lr, hr), scaled to unit gain at DC."""
+        matrix = self.axis_terms[0][axis]
+        return matrix / matrix.sum(1).mean()
+
+
+class Consistency:
+    """Projection on the images that explain the LR slice.
+
+    With B = A^T (A A^T + mu I)^-1: ``restore(y, x) = x + B (y - A x)`` and
+    ``free(v) = v - B A v``, the part of v that the LR slice does not determine. For mu = 0 and
+    exact data ``restore`` never moves away from the truth (orthogonal projection). Exact
+    (eigendecomposition per axis) where A is separable, else Chebyshev iterations, which are a
+    fixed polynomial and so stay linear and self-adjoint.
+    """
+
+    def __init__(
+        self, operator: Degradation, settings: ConsistencySettings, noise: float = 0.0
+    ) -> None:
+        self.operator = operator
+        self.settings = settings
+        self.noise = noise
+        self.damping = settings.damping + noise**2 / settings.residual_variance
+        self.iterations = settings.iterations
+        separable = len(operator.axis_terms) == 1
+        self._eigen = self._decompose() if separable else None
+        self._top = 0.0 if separable else self._largest_eigenvalue()
+
+    def to(self, device: torch.device) -> Consistency:
+        """The same projection on another device."""
+        if device == self.operator.device:
+            return self
+        return Consistency(replace(self.operator, device=device), self.settings, self.noise)
+
+    def _decompose(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        (rows, cols), tensor = self.operator.axis_terms[0], self.operator._tensor
+        d_rows, u_rows = np.linalg.eigh(rows @ rows.T)
+        d_cols, u_cols = np.linalg.eigh(cols @ cols.T)
+        spectrum = np.outer(np.maximum(d_rows, 0), np.maximum(d_cols, 0)) + self.damping
+        return tensor(u_rows), tensor(u_cols), tensor(1 / spectrum)
+
+    def _largest_eigenvalue(self) -> float:
+        """Upper bound of the spectrum of A A^T, by power iteration from a constant image."""
+        op = self.operator
+        y = torch.ones(op.lr_shape, device=op.device, dtype=op.dtype)
+        y[::2, ::3] += 0.5
+        norm = 1.0
+        for _ in range(8):
+            y = op.apply(op.adjoint(y / y.norm()))
+            norm = float(y.norm())
+        return 1.1 * norm
+
+    def _solve(self, r: torch.Tensor) -> torch.Tensor:
+        """(A A^T + mu I)^-1 r."""
+        if self._eigen is not None:
+            u_rows, u_cols, inverse = self._eigen
+            return u_rows @ ((u_rows.mT @ r @ u_cols) * inverse) @ u_cols.mT
+        return self._chebyshev(r)
+
+    def _chebyshev(self, r: torch.Tensor) -> torch.Tensor:
+        """Chebyshev semi-iteration (Saad, "Iterative methods", algorithm 12.1)."""
+        high = self._top + self.damping
+        low = max(self.damping, high / self.iterations**2)
+        theta, delta = (high + low) / 2, (high - low) / 2
+        sigma = theta / delta
+        rho = 1 / sigma
+        step = r / theta
+        z = step
+        for _ in range(self.iterations - 1):
+            residual = r - self.operator.apply(self.operator.adjoint(z)) - self.damping * z
+            rho_next = 1 / (2 * sigma - rho)
+            step = rho_next * rho * step + (2 * rho_next / delta) * residual
+            z = z + step
+            rho = rho_next
+        return z
+
+    def _back(self, r: torch.Tensor) -> torch.Tensor:
+        return self.operator.adjoint(self._solve(r))
+
+    def restore(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """x + B (y - A x): HR (..., H, W) made to explain LR y (..., h, w)."""
+        return x + self._back(y - self.operator.apply(x))
+
+    def free(self, v: torch.Tensor) -> torch.Tensor:
+        """v - B A v for HR v (..., H, W); differentiable to any order."""
+        result: torch.Tensor = _Free.apply(v, self)
+        return result
+
+    def _free(self, v: torch.Tensor) -> torch.Tensor:
+        return v - self._back(self.operator.apply(v))
+
+
+class _Free(torch.autograd.Function):
+    """I - B A is linear and self-adjoint: its derivative is itself."""
+
+    @staticmethod
+    def forward(ctx, v: torch.Tensor, consistency: Consistency) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        ctx.consistency = consistency
+        return consistency._free(v)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[no-untyped-def,override]
+        return ctx.consistency.free(grad), None
+
+
+def degradation(
+    kernel: Kernel,
+    sampling: Sampling,
+    scale: tuple[float, float],
+    hr_shape: tuple[int, int],
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+) -> Degradation:
+    """The degradation of an HR slice of ``hr_shape``; LR sides are ceil(HR / scale)."""
+    lr_shape = (resize.reduced(hr_shape[0], scale[0]), resize.reduced(hr_shape[1], scale[1]))
+    return Degradation(kernel, sampling, scale, hr_shape, lr_shape, device, dtype)
+
+
+def enlargement(
+    kernel: Kernel,
+    sampling: Sampling,
+    scale: tuple[float, float],
+    lr_shape: tuple[int, int],
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+) -> Degradation:
+    """The degradation that made an LR slice of ``lr_shape``; HR sides are ceil(LR * scale)."""
+    hr_shape = (resize.enlarged(lr_shape[0], scale[0]), resize.enlarged(lr_shape[1], scale[1]))
+    return Degradation(kernel, sampling, scale, hr_shape, lr_shape, device, dtype)
+
+
+def default_interpolation(sampling: Sampling) -> Method:
+    """Best classical interpolation for a sampling (README, design notes)."""
+    return Method.SPLINE if sampling is Sampling.DIRECT else Method.BANDLIMITED
+
+
+def back_projection(
+    operator: Degradation, y: torch.Tensor, x: torch.Tensor, iterations: int
+) -> torch.Tensor:
+    """Irani and Peleg's iterations x <- x + up(y - A x), ``up`` the cubic interpolation.
+
+    y: (..., h, w) LR; x: (..., H, W) start. Stops early where the misfit no longer falls.
+    """
+    misfit = torch.inf
+    for _ in range(iterations):
+        residual = y - operator.apply(x)
+        size = float(residual.square().mean())
+        if not size < misfit:
+            break
+        misfit = size
+        x = x + operator.interpolate(residual, Method.BICUBIC, 0.0)
+    return x

@@ -1,0 +1,87 @@
+"""Value ranges: a slice mapped to [0, 1] and exactly back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mzsr_cli.settings import PERCENTILES, Normalize
+
+
+@dataclass(frozen=True)
+class Range:
+    """The affine map (v - low) / span. ``span`` 0 marks a constant slice, which passes through."""
+
+    low: float
+    span: float
+
+    def forward(self, planes: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Own units to [0, 1]."""
+        return (planes.astype(np.float64) - self.low) / (self.span or 1.0)
+
+    def inverse(self, planes: NDArray[np.floating]) -> NDArray[np.float64]:
+        """[0, 1] to own units."""
+        return planes.astype(np.float64) * (self.span or 1.0) + self.low
+
+
+def planes_of(image: NDArray[np.generic]) -> NDArray[np.float64]:
+    """A slice (H, W) as its planes: (1, H, W), or (2, H, W) real and imaginary when complex."""
+    if np.iscomplexobj(image):
+        return np.stack([image.real, image.imag]).astype(np.float64)
+    return np.asarray(image, dtype=np.float64)[None]
+
+
+def slice_of(planes: NDArray[np.floating]) -> NDArray[np.generic]:
+    """Inverse of :func:`planes_of`."""
+    if len(planes) == 2:
+        return np.asarray(planes[0] + 1j * planes[1])
+    return np.asarray(planes[0])
+
+
+def slice_range(planes: NDArray[np.floating], how: Normalize) -> Range:
+    """The map of one slice; both planes of a complex slice share it so that phase is not bent.
+
+    ``cube`` needs the whole cube's extremes: see :func:`merged`.
+    """
+    if how is Normalize.NONE:
+        return Range(0.0, 1.0)
+    if how is Normalize.PERCENTILE:
+        low, high = (float(v) for v in np.percentile(planes, PERCENTILES))
+        if high <= low:
+            low, high = float(planes.min()), float(planes.max())
+    else:
+        low, high = float(planes.min()), float(planes.max())
+    return Range(low, high - low)
+
+
+def merged(ranges: list[Range]) -> Range:
+    """The smallest range that holds all of ``ranges``."""
+    low = min(r.low for r in ranges)
+    high = max(r.low + r.span for r in ranges)
+    return Range(low, high - low)
+
+
+def filled(image: NDArray[np.generic]) -> NDArray[np.generic]:
+    """NaN and Inf samples replaced by the nearest finite sample (Euclidean, in pixels)."""
+    from scipy import ndimage
+
+    bad = ~np.isfinite(image)
+    if not bad.any() or bad.all():
+        return image
+    nearest = ndimage.distance_transform_edt(bad, return_distances=False, return_indices=True)
+    return np.asarray(image[tuple(nearest)])
+
+
+def cast(image: NDArray[np.generic], dtype: np.dtype) -> NDArray[np.generic]:
+    """To ``dtype``; integers are rounded and saturated, complex to real drops nothing silently.
+
+    Raises ValueError for complex values and a real dtype.
+    """
+    if np.iscomplexobj(image) and dtype.kind != "c":
+        raise ValueError(f"complex values do not fit into {dtype}")
+    if dtype.kind in "iu":
+        info = np.iinfo(dtype)
+        return np.clip(np.rint(image.real), info.min, info.max).astype(dtype)
+    return image.astype(dtype)

@@ -1,0 +1,51 @@
+"""The starting image: the best linear answer, on which the network learns the residual."""
+
+from __future__ import annotations
+
+import torch
+
+from mzsr_cli.imaging import resize
+from mzsr_cli.imaging.degrade import Consistency, Degradation
+from mzsr_cli.imaging.wiener import wiener_matrix
+from mzsr_cli.settings import Method, Sampling, WienerSettings
+
+
+def wiener(operator: Degradation, y: torch.Tensor, settings: WienerSettings) -> torch.Tensor:
+    """LR planes (P, h, w) to HR (P, H, W) by the slice's own spectrum, both axes apart."""
+    planes = y.detach().cpu().double().numpy()
+    rows, cols = (
+        wiener_matrix(planes, axis + 1, operator.reduction(axis), operator.scale[axis], settings)
+        for axis in (0, 1)
+    )
+    high = torch.as_tensor(rows) @ torch.as_tensor(planes) @ torch.as_tensor(cols).mT
+    return high.to(y)
+
+
+def starting_image(
+    operator: Degradation, y: torch.Tensor, consistency: Consistency, settings: WienerSettings
+) -> torch.Tensor:
+    """LR planes (P, h, w) to the starting image (P, H, W), which explains y.
+
+    Without a blur kernel the Wiener interpolation; with one the cubic B-spline, made consistent
+    (deblurred) by the regularised projection (measured: README, design notes). Where consistency
+    is switched off, the cubic B-spline alone.
+    """
+    if not consistency.settings.enabled:
+        return operator.interpolate(y, Method.SPLINE, consistency.damping)
+    if operator.kernel.size == 1:
+        return wiener(operator, y, settings)
+    return consistency.restore(y, operator.interpolate(y, Method.SPLINE, consistency.damping))
+
+
+def carried(
+    start: torch.Tensor,
+    added: torch.Tensor,
+    factor: tuple[float, float],
+    sampling: Sampling,
+) -> torch.Tensor:
+    """A stage's start: the linear answer (P, H, W) from the LR slice itself, plus what the
+    network ``added`` (P, h, w) to the linear answer of the stage before, interpolated."""
+    rows, cols = (
+        resize.positions(n, f, sampling) for n, f in zip(start.shape[-2:], factor, strict=True)
+    )
+    return start + resize.cubic_resample(added, rows, cols)

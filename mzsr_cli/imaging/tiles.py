@@ -1,0 +1,47 @@
+"""Cutting a plane into tiles with halo, so that tiled equals whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Plain integers of one tile along both axes: the ``core`` it answers for and the ``outer``
+    rectangle it reads (core plus halo, cut at the borders), as (top, bottom, left, right)."""
+
+    core: tuple[int, int, int, int]
+    outer: tuple[int, int, int, int]
+
+
+def tiles(height: int, width: int, side: int, halo: int) -> Iterator[Tile]:
+    """Tiles whose cores cover height x width exactly once."""
+    for top in range(0, height, side):
+        for left in range(0, width, side):
+            bottom, right = min(top + side, height), min(left + side, width)
+            outer = (
+                max(0, top - halo), min(height, bottom + halo),
+                max(0, left - halo), min(width, right + halo),
+            )  # fmt: skip
+            yield Tile((top, bottom, left, right), outer)
+
+
+def tiled(
+    function: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor, side: int, halo: int
+) -> torch.Tensor:
+    """``function(image)`` computed tile by tile; image (..., H, W), function shift-invariant with
+    reach at most ``halo`` and same-shape output."""
+    height, width = image.shape[-2:]
+    if height <= side + halo and width <= side + halo:
+        return function(image)
+    result = torch.empty_like(image)
+    for tile in tiles(height, width, side, halo):
+        (top, bottom, left, right), (o_top, o_bottom, o_left, o_right) = tile.core, tile.outer
+        piece = function(image[..., o_top:o_bottom, o_left:o_right])
+        result[..., top:bottom, left:right] = piece[
+            ..., top - o_top : bottom - o_top, left - o_left : right - o_left
+        ]
+    return result

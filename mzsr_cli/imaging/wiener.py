@@ -1,0 +1,115 @@
+"""Optimal linear interpolation of a slice from its own spectrum (Wiener, kriging).
+
+Each axis is a stationary process whose power spectrum is read from the LR slice itself: Hann
+periodogram, undone for the degradation's response and for aliasing, continued beyond the LR
+Nyquist limit by the power law of its upper part where the spectrum is seen to fall, by nothing
+where it is not. With covariance C and reduction R per axis, the interpolator is the conditional
+mean C R^T (R C R^T + mu I)^-1. No assumption is made about what lies beyond the borders, which
+is where cosine series and splines lose most on oversampled wave fields (README, design notes).
+
+Source: N. Wiener, "Extrapolation, interpolation and smoothing of stationary time series", 1949;
+G. Matheron, "Principles of geostatistics", 1963 (ordinary kriging: unknown constant mean).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+from scipy.signal import windows
+
+from mzsr_cli.settings import WienerSettings
+
+Array = NDArray[np.float64]
+
+
+def periodogram(planes: Array, axis: int, padding: int) -> Array:
+    """Hann-windowed power of planes (P, h, w) along ``axis`` (1 or 2), averaged over the rest.
+
+    Frequencies 0 to Nyquist in ``padding * n + 1`` steps; mean 1 (all zero stays zero).
+    """
+    n = planes.shape[axis]
+    lines = np.moveaxis(planes - planes.mean(), axis, -1).reshape(-1, n)
+    window = windows.hann(n + 2)[1:-1]
+    power = np.abs(np.fft.rfft(lines * window, 2 * padding * n, axis=-1)) ** 2
+    mean = power.mean(0)
+    return np.asarray(mean / (mean.mean() or 1.0))
+
+
+def _response(reduction: Array, bins: int) -> Array:
+    """Squared response of the reduction's middle row at ``bins`` frequencies 0 to HR Nyquist."""
+    taps = reduction[len(reduction) // 2]
+    omega = np.linspace(0, np.pi, bins)
+    support = np.flatnonzero(taps)
+    wave = np.exp(1j * omega[:, None] * support[None, :])
+    return np.asarray(np.abs(wave @ taps[support]) ** 2)
+
+
+def _folded(spectrum: Array, bins: int) -> Array:
+    """What decimation makes of an HR spectrum: every alias added, ``bins`` values 0 to Nyquist."""
+    period = 2 * (bins - 1)
+    total = np.zeros(bins)
+    for order in range(-(len(spectrum) // period) - 1, len(spectrum) // period + 2):
+        source = np.abs(np.arange(bins) + order * period)
+        inside = source < len(spectrum)
+        total[inside] += spectrum[source[inside]]
+    return total
+
+
+def _continued(known: Array, bins: int, settings: WienerSettings) -> Array:
+    """``known`` (0 to LR Nyquist) continued to ``bins`` values by its own power law."""
+    spectrum = np.zeros(bins)
+    spectrum[: len(known)] = known
+    at = np.arange(bins) / (len(known) - 1)
+    edge = known[at[: len(known)] > settings.edge_band].mean()
+    if edge <= 0 or edge > settings.edge_ratio * known.mean():
+        return spectrum
+    upper = at[: len(known)] > settings.fit_band
+    floor = 1e-30 + 1e-12 * known.max()
+    slope = np.polyfit(np.log(at[: len(known)][upper]), np.log(known[upper] + floor), 1)[0]
+    beyond = at[len(known) :]
+    spectrum[len(known) :] = edge * beyond ** min(float(slope), settings.slope_max)
+    return spectrum
+
+
+def spectral_model(power: Array, reduction: Array, scale: float, settings: WienerSettings) -> Array:
+    """HR power spectrum 0 to HR Nyquist whose decimation by ``reduction`` gives ``power``."""
+    bins = max(len(power), round((len(power) - 1) * scale) + 1)
+    response = _response(reduction, bins)
+    known = power / np.maximum(response[: len(power)], settings.response_min)
+    spectrum = _continued(known, bins, settings)
+    for _ in range(settings.dealias):
+        seen = _folded(spectrum * response, len(power))
+        known = spectrum[: len(power)] * (power / np.maximum(seen, 1e-12 * power.max()))
+        spectrum = _continued(known, bins, settings)
+    return spectrum
+
+
+def covariance(spectrum: Array, n: int) -> Array:
+    """First ``n`` lags of the covariance of an HR ``spectrum``, variance 1."""
+    period = 2 * (len(spectrum) - 1)
+    lags = np.fft.irfft(spectrum, period)
+    index = np.arange(n) % period
+    return np.asarray(lags[np.minimum(index, period - index)] / lags[0])
+
+
+def wiener_matrix(
+    planes: Array, axis: int, reduction: Array, scale: float, settings: WienerSettings
+) -> Array:
+    """Interpolator of one axis, (n_hr, n_lr), for LR planes (P, h, w) along ``axis`` 1 or 2.
+
+    ``reduction`` (n_lr, n_hr) is the axis' degradation. A constant slice gives the interpolator
+    of a constant.
+    """
+    n_lr, n_hr = reduction.shape
+    power = periodogram(planes, axis, settings.padding)
+    if not math.isfinite(power.sum()) or power.max() <= 0:
+        return np.full((n_hr, n_lr), 1.0 / n_lr)
+    lags = covariance(spectral_model(power, reduction, scale, settings), n_hr)
+    mean = settings.mean_variance
+    cross = linalg.matmul_toeplitz(lags, reduction.T) + mean * reduction.sum(1)[None, :]
+    gram = reduction @ cross
+    gram[np.diag_indices(n_lr)] += settings.damping * np.trace(gram) / n_lr
+    return np.asarray(linalg.solve(gram, cross.T, assume_a="pos").T)

@@ -1,0 +1,108 @@
+"""The one inner loop: gradient steps on a pair, shared by meta-training and meta-test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.func import functional_call
+
+from mzsr_cli.imaging.degrade import Consistency
+from mzsr_cli.learning.networks import MzsrNetwork
+from mzsr_cli.learning.runtime import convolution_precision
+from mzsr_cli.settings import Precision
+
+Parameters = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a gradient step sees: a starting image and its truth, both (P, 1, H, W), in [0, 1].
+
+    ``trust`` in [0, 1] scales the network's residual (imaging.gate); ``consistency`` keeps of
+    the residual only what the LR image does not determine (None: all of it, Algorithm 2 as
+    published).
+    """
+
+    start: torch.Tensor
+    truth: torch.Tensor
+    consistency: Consistency | None
+    trust: float
+
+
+def residual(
+    network: MzsrNetwork,
+    parameters: Mapping[str, torch.Tensor],
+    start: torch.Tensor,
+    precision: Precision,
+) -> torch.Tensor:
+    """The network's output for ``start`` (P, 1, H, W), float32, under ``parameters``."""
+    image = start.contiguous(memory_format=torch.channels_last)
+    with convolution_precision(start.device, precision):
+        output: torch.Tensor = functional_call(network, dict(parameters), (image,))
+    return output.to(start.dtype)
+
+
+def predict(
+    network: MzsrNetwork,
+    parameters: Mapping[str, torch.Tensor],
+    start: torch.Tensor,
+    consistency: Consistency | None,
+    trust: float,
+    precision: Precision,
+) -> torch.Tensor:
+    """Super-resolved (P, 1, H, W): start + trust * (I - B A) residual."""
+    change = trust * residual(network, parameters, start, precision)
+    return start + (consistency.free(change) if consistency is not None else change)
+
+
+def pair_loss(
+    network: MzsrNetwork, parameters: Mapping[str, torch.Tensor], pair: Pair, precision: Precision
+) -> torch.Tensor:
+    """Mean absolute error on a pair (MZSR eq. 3)."""
+    output = predict(network, parameters, pair.start, pair.consistency, pair.trust, precision)
+    return (output - pair.truth).abs().mean()
+
+
+def step(
+    parameters: Parameters, gradients: Mapping[str, torch.Tensor], rates: Mapping[str, torch.Tensor]
+) -> Parameters:
+    """theta - alpha * gradient, a rate for each tensor (MZSR eq. 4)."""
+    return {name: p - rates[name] * gradients[name] for name, p in parameters.items()}
+
+
+def gradient(
+    network: MzsrNetwork,
+    parameters: Parameters,
+    pair: Pair,
+    precision: Precision,
+    create_graph: bool,
+) -> tuple[torch.Tensor, Parameters]:
+    """Loss on ``pair`` and its gradient; with ``create_graph`` the gradient is differentiable."""
+    loss = pair_loss(network, parameters, pair, precision)
+    values = torch.autograd.grad(loss, list(parameters.values()), create_graph=create_graph)
+    return loss, dict(zip(parameters, values, strict=True))
+
+
+def inner_loop(
+    network: MzsrNetwork,
+    parameters: Parameters,
+    rates: Mapping[str, torch.Tensor],
+    pair: Pair,
+    steps: int,
+    precision: Precision,
+    second_order: bool,
+) -> Iterator[Parameters]:
+    """The parameters after 0, 1, ... ``steps`` gradient steps on ``pair``.
+
+    With ``second_order`` the graph through the gradients is kept, so that a loss at any yielded
+    parameters differentiates through the whole path (MAML); without, gradients are constants.
+    """
+    yield parameters
+    for _ in range(steps):
+        _, gradients = gradient(network, parameters, pair, precision, create_graph=second_order)
+        if not second_order:
+            gradients = {name: g.detach() for name, g in gradients.items()}
+        parameters = step(parameters, gradients, rates)
+        yield parameters

@@ -1,0 +1,90 @@
+"""Algorithm 1, lines 8-17: meta-transfer over degradations (MZSR, Soh et al., 2020)."""
+
+from __future__ import annotations
+
+import torch
+
+from mzsr_cli.learning.inner import Parameters, inner_loop, pair_loss
+from mzsr_cli.learning.networks import MzsrNetwork
+from mzsr_cli.learning.patches import Task, TaskMaker
+from mzsr_cli.learning.pretrain import moved, relative_weight
+from mzsr_cli.learning.training import GradientStep
+from mzsr_cli.settings import MetaSettings, Precision
+
+
+def step_weights(settings: MetaSettings, progress: float) -> list[float]:
+    """Weights of the query loss after 0, 1, ... K inner steps; they add up to 1.
+
+    The last step keeps ``final_step_weight`` and takes over the share of the steps between as
+    the run goes on; step 0 keeps half of the rest, so that the initial weights stay good on
+    their own (multi-step loss of Antoniou et al., 2019, "How to train your MAML").
+    """
+    steps = settings.inner_steps
+    if steps == 0:
+        return [1.0]
+    rest = 1 - settings.final_step_weight
+    first = rest / 2
+    between = (rest - first) * (1 - progress) if steps > 1 else 0.0
+    weights = [first, *[between / (steps - 1)] * (steps - 1)] if steps > 1 else [first]
+    return [*weights, 1 - sum(weights)]
+
+
+def task_loss(
+    network: MzsrNetwork,
+    parameters: Parameters,
+    rates: Parameters,
+    task: Task,
+    weights: list[float],
+    precision: Precision,
+    second_order: bool,
+) -> torch.Tensor:
+    """Lines 11-14: adapt to the support pair, sum the weighted query losses on the way."""
+    if task.support is None:
+        raise ValueError("meta-training needs tasks with a support pair")
+    path = inner_loop(
+        network, parameters, rates, task.support, len(weights) - 1, precision, second_order
+    )
+    losses = [
+        weight * pair_loss(network, adapted, task.query, precision)
+        for weight, adapted in zip(weights, path, strict=True)
+        if weight > 0
+    ]
+    return torch.stack(losses).sum()
+
+
+def meta_step(
+    network: MzsrNetwork,
+    parameters: Parameters,
+    log_rates: Parameters,
+    maker: TaskMaker,
+    settings: MetaSettings,
+    precision: Precision,
+    device: torch.device,
+) -> GradientStep:
+    """The outer gradient of one iteration over ``tasks_per_iteration`` tasks (lines 9-16).
+
+    First-order for the first ``first_order_fraction`` of the run, second-order after. Step
+    sizes are learned through their logarithms, one a tensor (Meta-SGD, Li et al., 2017).
+    """
+
+    def gradient_step(iteration: int, progress: float) -> dict[str, float]:
+        second_order = progress >= settings.first_order_fraction
+        weights = step_weights(settings, progress)
+        count = settings.tasks_per_iteration
+        total, base = 0.0, 0.0
+        for index in range(count):
+            task = maker.task(iteration, index, support=True)
+            if task.support is not None:
+                pairs = moved(task.query, device), moved(task.support, device)
+                task = Task(task.source, *pairs, task.base_error)
+            rates = {name: rate.exp() for name, rate in log_rates.items()}
+            loss = task_loss(
+                network, parameters, rates, task, weights, precision, second_order
+            )
+            weighted = loss * (relative_weight(task.base_error) / count)
+            weighted.backward()
+            total += float(weighted.detach())
+            base += task.base_error * relative_weight(task.base_error) / count
+        return {"loss": total, "start_loss": base, "second_order": float(second_order)}
+
+    return gradient_step

@@ -1,0 +1,177 @@
+"""Training data: HR slices in memory, and the tasks that are drawn from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mzsr_cli.errors import InputError
+from mzsr_cli.imaging import degrade, gate, kernels, resize, start
+from mzsr_cli.learning.inner import Pair
+from mzsr_cli.settings import (
+    ConsistencySettings,
+    DegradationMix,
+    GateSettings,
+    Sampling,
+    TaskSettings,
+    WienerSettings,
+)
+
+Planes = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One folder of images or one cube: HR slices (P, H, W), float32 in [0, 1].
+
+    ``rounded`` says that the values are 8-bit levels, so that LR ones are rounded too.
+    """
+
+    name: str
+    slices: list[Planes]
+    rounded: bool
+
+
+@dataclass(frozen=True)
+class Task:
+    """A degradation, the query pair (LR to HR) and, for meta-training, the support pair (son
+    to LR), both of one crop. ``base_error`` is the starting image's mean absolute error."""
+
+    source: str
+    query: Pair
+    support: Pair | None
+    base_error: float
+
+
+@dataclass(frozen=True)
+class Physics:
+    """The settings that turn an LR image into a pair."""
+
+    consistency: ConsistencySettings
+    wiener: WienerSettings
+    gate: GateSettings
+
+
+def pair_from(
+    high: torch.Tensor, operator: degrade.Degradation, low: torch.Tensor, noise: float, p: Physics
+) -> Pair:
+    """The pair of LR planes ``low`` (P, h, w) and their truth ``high`` (P, H, W)."""
+    consistency = degrade.Consistency(operator, p.consistency, noise)
+    image = start.starting_image(operator, low, consistency, p.wiener)
+    trust = gate.slice_trust(image, operator.scale, p.gate)
+    used = consistency if p.consistency.enabled else None
+    return Pair(image[:, None], high[:, None], used, trust)
+
+
+def son_pair(
+    low: torch.Tensor,
+    kernel: kernels.Kernel,
+    sampling: Sampling,
+    scale: tuple[float, float],
+    noise: float,
+    p: Physics,
+) -> Pair:
+    """The pair that a slice gives of itself: its son, and the LR planes (P, h, w) as truth."""
+    height, width = low.shape[-2:]
+    operator = degrade.degradation(
+        kernel, sampling, scale, (height, width), low.device, low.dtype
+    )
+    return pair_from(low, operator, rounded(operator.apply(low), noise), noise, p)
+
+
+ROUNDING = 12**-0.5
+"""Standard deviation of rounding to whole levels, in levels."""
+
+
+def rounded(planes: torch.Tensor, noise: float) -> torch.Tensor:
+    """Planes rounded to the levels whose rounding noise is ``noise``; 0 leaves them alone."""
+    level = noise / ROUNDING
+    return (planes / level).round() * level if level > 0 else planes
+
+
+EIGHT_BIT_NOISE = ROUNDING / 255
+"""Rounding noise of 8-bit images in units of their range."""
+
+
+class TaskMaker:
+    """Draws tasks; a task depends on (seed, iteration, index) alone."""
+
+    def __init__(
+        self, sources: list[Source], settings: TaskSettings, physics: Physics, seed: int
+    ) -> None:
+        if not any(source.slices for source in sources):
+            raise InputError("training data: no usable slices. Name folders of images or cubes.")
+        self.sources = [source for source in sources if source.slices]
+        self.settings = settings
+        self.physics = physics
+        self.seed = seed
+
+    def task(self, iteration: int, index: int, support: bool) -> Task:
+        """Task ``index`` of ``iteration``; with the support pair if ``support``."""
+        rng = np.random.default_rng([self.seed, iteration, index])
+        source = self.sources[rng.integers(len(self.sources))]
+        planes = source.slices[rng.integers(len(source.slices))]
+        scale = float(rng.choice(self.settings.scales))
+        crop = _augmented(_crop(planes, scale, self.settings.patch, rng), rng)
+        kernel, sampling = self._degradation(rng, scale)
+        levels = source.rounded and rng.random() < self.settings.rounded_fraction
+        noise = EIGHT_BIT_NOISE if levels else 0.0
+        return self.make(source.name, crop, kernel, sampling, scale, noise, support)
+
+    def _degradation(
+        self, rng: np.random.Generator, scale: float
+    ) -> tuple[kernels.Kernel, Sampling]:
+        if self.settings.mix is DegradationMix.BICUBIC:
+            return kernels.delta(), Sampling.BICUBIC
+        direct = rng.random() < self.settings.direct_fraction
+        kernel = kernels.random_kernel(rng, scale, self.settings.kernels)
+        return kernel, Sampling.DIRECT if direct else Sampling.BICUBIC
+
+    def make(
+        self,
+        name: str,
+        crop: Planes,
+        kernel: kernels.Kernel,
+        sampling: Sampling,
+        scale: float,
+        noise: float,
+        support: bool,
+    ) -> Task:
+        """The task of one HR crop (P, H, W)."""
+        high = torch.from_numpy(np.ascontiguousarray(crop))
+        both = (scale, scale)
+        operator = degrade.degradation(kernel, sampling, both, (crop.shape[1], crop.shape[2]))
+        low = rounded(operator.apply(high), noise)
+        query = pair_from(high, operator, low, noise, self.physics)
+        own = son_pair(low, kernel, sampling, both, noise, self.physics) if support else None
+        return Task(name, query, own, float((query.start - query.truth).abs().mean()))
+
+
+def _crop(planes: Planes, scale: float, side: int, rng: np.random.Generator) -> Planes:
+    """A random crop of at most ``side``, whose sides are whole numbers of LR pixels."""
+    unit = Fraction(scale).limit_denominator(8).numerator
+    extent = [min(side, n) // unit * unit or n for n in planes.shape[1:]]
+    corner = [rng.integers(n - e + 1) for n, e in zip(planes.shape[1:], extent, strict=True)]
+    plane = rng.integers(len(planes))
+    rows, cols = (slice(c, c + e) for c, e in zip(corner, extent, strict=True))
+    return planes[plane : plane + 1, rows, cols]
+
+
+def _augmented(planes: Planes, rng: np.random.Generator) -> Planes:
+    """One of the eight symmetries of the square."""
+    turned = np.rot90(planes, int(rng.integers(4)), axes=(1, 2))
+    return turned[:, :, ::-1] if rng.random() < 0.5 else turned
+
+
+def check_patch(settings: TaskSettings) -> None:
+    """Raises InputError where an LR patch would be too small to learn from."""
+    for scale in settings.scales:
+        if resize.reduced(settings.patch, scale) < 8:
+            raise InputError(
+                f"--patch {settings.patch}: LR patches at scale {scale:g} have fewer than 8 "
+                f"pixels. Type --patch {int(8 * scale)} or more."
+            )

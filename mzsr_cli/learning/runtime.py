@@ -1,0 +1,69 @@
+"""Device, precision and threads: what the machine offers and what a run uses."""
+
+from __future__ import annotations
+
+import re
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+
+from mzsr_cli.errors import DeviceError, UsageError
+from mzsr_cli.settings import Precision
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises DeviceError where there is no such device, UsageError for another name.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UsageError(f"--device {name}: not understood. Type auto, cpu, cuda or cuda:N.")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            f"--device {name}: this machine shows no CUDA device to torch {torch.__version__}. "
+            "Type --device cpu, or install a CUDA build of torch."
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, "
+            "counted from 0. Type a smaller N."
+        )
+    return device
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 convolutions are native on ``device``."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def pick_precision(precision: Precision, device: torch.device) -> Precision:
+    """``auto`` resolved: bf16 where it is native, else fp32."""
+    if precision is not Precision.AUTO:
+        return precision
+    return Precision.BF16 if has_fast_bf16(device) else Precision.FP32
+
+
+def convolution_precision(
+    device: torch.device, precision: Precision
+) -> AbstractContextManager[object]:
+    """Context in which convolutions run in ``precision``; weights and sums stay float32."""
+    if precision is Precision.BF16:
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def describe_device(device: torch.device) -> str:
+    """A line about the device for provenance and logs."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)"

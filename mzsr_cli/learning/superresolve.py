@@ -1,0 +1,316 @@
+"""From LR planes to HR planes, by any method: the stages, the starts, the network, the check."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from mzsr_cli.imaging import degrade, gate, kernels, resize, start
+from mzsr_cli.imaging.stages import stage_scales
+from mzsr_cli.imaging.symmetries import SYMMETRIES, turned, turned_back
+from mzsr_cli.learning import networks
+from mzsr_cli.learning.adapt import Adapted, Verdict, adapt, tiled_residual, verdict
+from mzsr_cli.learning.inner import Pair, Parameters
+from mzsr_cli.learning.patches import Physics, pair_from, rounded
+from mzsr_cli.learning.weights import Weights
+from mzsr_cli.learning.zssr import Zssr
+from mzsr_cli.settings import BACK_PROJECTIONS, Method, Precision, UpscaleSettings
+
+CLASSICAL = (
+    Method.WIENER,
+    Method.BANDLIMITED,
+    Method.SPLINE,
+    Method.BICUBIC,
+    Method.BACK_PROJECTION,
+)
+"""Methods without learning, in order of preference."""
+
+NETWORK, START = "network", "start"
+"""Names of the network's result and of its starting image in the self-check."""
+
+
+def classical(
+    method: Method,
+    operator: degrade.Degradation,
+    planes: torch.Tensor,
+    consistency: degrade.Consistency,
+    settings: UpscaleSettings,
+) -> torch.Tensor:
+    """LR planes (P, h, w) to HR (P, H, W) by one of CLASSICAL."""
+    if method is Method.WIENER:
+        return start.starting_image(operator, planes, consistency, settings.wiener)
+    if method is Method.BACK_PROJECTION:
+        first = operator.interpolate(planes, Method.BICUBIC, 0.0)
+        return degrade.back_projection(operator, planes, first, BACK_PROJECTIONS)
+    return operator.interpolate(planes, method, consistency.damping)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One grid on the way: LR to this grid (cumulative scale), and the factor from the last."""
+
+    operator: degrade.Degradation
+    consistency: degrade.Consistency
+    factor: tuple[float, float]
+
+
+@dataclass
+class SliceReport:
+    """What happened to a slice (goes into the provenance)."""
+
+    method: str
+    steps: int = 0
+    losses: list[float] = field(default_factory=list)
+    check: Verdict | None = None
+    trust: float = 1.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        report: dict[str, Any] = {"method": self.method}
+        if self.losses:
+            report |= {"steps": self.steps, "loss": [self.losses[0], min(self.losses)]}
+            report["trust"] = round(self.trust, 4)
+        if self.check is not None:
+            report["check"] = {
+                "informative": self.check.informative,
+                "nmse_db": {name: round(v, 2) for name, v in self.check.nmse.items()},
+            }
+        return report
+
+
+class Solver:
+    """Everything that is the same for all slices of a cube; ``solve`` does one slice.
+
+    A slice's result depends on the slice, the settings, the seed and the slice index alone.
+    """
+
+    def __init__(
+        self,
+        lr_shape: tuple[int, int],
+        scale: tuple[float, float],
+        hr_shape: tuple[int, int],
+        kernel: kernels.Kernel,
+        method: Method,
+        weights: Weights | None,
+        settings: UpscaleSettings,
+        precision: Precision,
+        device: torch.device,
+    ) -> None:
+        self.lr_shape, self.hr_shape, self.scale = lr_shape, hr_shape, scale
+        self.kernel = kernel
+        self.method = method
+        self.weights = weights
+        self.settings = settings
+        self.precision = precision
+        self.device = device
+        self._stages: dict[float, list[Stage]] = {}
+        self._sons: dict[tuple[tuple[int, int], float], degrade.Degradation] = {}
+
+    # -- grids ------------------------------------------------------------------------------
+
+    @cached_property
+    def factor_max(self) -> float:
+        """Largest stage factor: what the settings allow and the weights have been trained for."""
+        if self.method is Method.ZSSR:
+            return self.settings.zssr.factor_max
+        if self.weights is None:
+            return max(self.scale)
+        known = self.weights.facts.get("scales") or [self.settings.stages.factor_max]
+        return min(self.settings.stages.factor_max, max(float(s) for s in known))
+
+    def stages(self, noise: float) -> list[Stage]:
+        """The grids from LR to HR, made once for each noise level."""
+        if noise not in self._stages:
+            self._stages[noise] = self._make_stages(noise)
+        return self._stages[noise]
+
+    def _make_stages(self, noise: float) -> list[Stage]:
+        scales = stage_scales(self.scale, self.factor_max)
+        made: list[Stage] = []
+        before = (1.0, 1.0)
+        for scale in scales:
+            last = scale == scales[-1]
+            shape = self.hr_shape if last else self._grid(scale)
+            kernel = kernels.shrunk(self.kernel, max(self.scale) / max(scale))
+            operator = degrade.Degradation(
+                kernel, self.settings.sampling, scale, shape, self.lr_shape, self.device
+            )
+            consistency = degrade.Consistency(operator, self.settings.consistency, noise)
+            factor = (scale[0] / before[0], scale[1] / before[1])
+            made.append(Stage(operator, consistency, factor))
+            before = scale
+        return made
+
+    def _grid(self, scale: tuple[float, float]) -> tuple[int, int]:
+        rows, cols = (resize.enlarged(n, s) for n, s in zip(self.lr_shape, scale, strict=True))
+        return rows, cols
+
+    # -- one slice --------------------------------------------------------------------------
+
+    def solve(
+        self, planes: torch.Tensor, index: int, noise: float
+    ) -> tuple[torch.Tensor, SliceReport]:
+        """LR planes (P, h, w) in [0, 1] to HR (P, H, W). ``noise`` is the standard deviation of
+        the samples' rounding in the same units; ``index`` the slice's number (for the seed)."""
+        planes = planes.to(self.device)
+        if self.method is Method.ZSSR:
+            return self._zssr(planes, index, noise)
+        if self.method is Method.MZSR:
+            return self._mzsr(planes, noise)
+        last = self.stages(noise)[-1]
+        image = classical(self.method, last.operator, planes, last.consistency, self.settings)
+        return image, SliceReport(str(self.method))
+
+    def _zssr(
+        self, planes: torch.Tensor, index: int, noise: float
+    ) -> tuple[torch.Tensor, SliceReport]:
+        rng = np.random.default_rng([self.settings.seed, index])
+        network = networks.build(self.settings.network, int(rng.integers(2**31)))
+        network.to(self.device)
+        zssr = Zssr(
+            network,
+            kernels.shrunk(self.kernel, max(self.scale) / max(self.stages(noise)[0].factor)),
+            self.settings.sampling,
+            self.settings.zssr,
+            self.precision,
+            self.settings.tiles,
+            rng,
+        )
+        fathers, image = [planes], planes
+        for stage in self.stages(noise):
+            zssr.train(fathers, stage.factor)
+            step = degrade.Degradation(
+                zssr.kernel,
+                self.settings.sampling,
+                stage.factor,
+                stage.operator.hr_shape,
+                (image.shape[-2], image.shape[-1]),
+                self.device,
+            )
+            image = zssr.enlarge(image, step)
+            fathers.append(image)
+        return image, SliceReport("zssr", steps=zssr.iterations)
+
+    def _mzsr(self, planes: torch.Tensor, noise: float) -> tuple[torch.Tensor, SliceReport]:
+        """Algorithm 2 through the stages."""
+        if self.weights is None:
+            raise ValueError("the method mzsr needs weights")
+        stages = self.stages(noise)
+        report = SliceReport("mzsr")
+        # 1-4. Adapt to the pair (son, LR), and check the result on it.
+        pair, operator = self._son_pair(planes, stages[0], noise)
+        parameters = self.weights.parameters()
+        if pair is not None and operator is not None:
+            adapted = self._adapt(parameters, pair)
+            report.check = self._check(adapted, pair, operator, noise)
+            report.steps, report.losses = adapted.kept, adapted.losses
+            parameters = adapted.parameters
+        if report.check is not None and report.check.chosen not in (NETWORK, START):
+            report.method = report.check.chosen
+            method, last = Method(report.method), stages[-1]
+            return classical(
+                method, last.operator, planes, last.consistency, self.settings
+            ), report
+        # 5. Super-resolve: linear answer, network, consistency, stage by stage.
+        use_network = report.check is None or report.check.chosen == NETWORK
+        report.method = "mzsr" if use_network else str(Method.WIENER)
+        added = torch.zeros_like(planes)
+        for stage in stages if use_network else stages[-1:]:
+            linear = classical(
+                Method.WIENER, stage.operator, planes, stage.consistency, self.settings
+            )
+            if not use_network:
+                return linear, report
+            image = start.carried(linear, added, stage.factor, self.settings.sampling)
+            report.trust = gate.slice_trust(linear, stage.operator.scale, self.settings.gate)
+            added = image + self._change(parameters, image, stage, report.trust) - linear
+        return linear + added, report
+
+    def _change(
+        self, parameters: Parameters, image: torch.Tensor, stage: Stage, trust: float
+    ) -> torch.Tensor:
+        """What the network adds to a stage's start (P, H, W)."""
+        assert self.weights is not None
+        network, settings = self.weights.network, self.settings
+        ensemble = SYMMETRIES if settings.adapt.self_ensemble else SYMMETRIES[:1]
+        total = torch.zeros_like(image)
+        for which in ensemble:
+            output = tiled_residual(
+                network, parameters, turned(image, which), settings.tiles, self.precision
+            )
+            total += turned_back(output, which)
+        change = total * (trust / len(ensemble))
+        return stage.consistency.free(change) if settings.consistency.enabled else change
+
+    # -- the pair (son, LR) -----------------------------------------------------------------
+
+    def _son_pair(
+        self, planes: torch.Tensor, stage: Stage, noise: float
+    ) -> tuple[Pair | None, degrade.Degradation | None]:
+        """The slice's own pair at the first stage's factor; None where the son is too small."""
+        window = self._window(planes)
+        shape = (window.shape[-2], window.shape[-1])
+        sons = [resize.reduced(n, f) for n, f in zip(shape, stage.factor, strict=True)]
+        wanted = self.settings.adapt.steps > 0 or self._checks
+        if min(sons) < self.settings.adapt.son_min or not wanted:
+            return None, None
+        key = (shape, noise)
+        if key not in self._sons:
+            self._sons[key] = degrade.degradation(
+                stage.operator.kernel, self.settings.sampling, stage.factor, shape, self.device
+            )
+        operator = self._sons[key]
+        son = rounded(operator.apply(window), noise)
+        physics = Physics(self.settings.consistency, self.settings.wiener, self.settings.gate)
+        return pair_from(window, operator, son, noise, physics), operator
+
+    @property
+    def _checks(self) -> bool:
+        return self.settings.check.enabled
+
+    def _window(self, planes: torch.Tensor) -> torch.Tensor:
+        """The most detailed window (largest squared differences) of at most ``window`` sides."""
+        side = self.settings.adapt.window
+        height, width = (min(side, n) for n in planes.shape[-2:])
+        if (height, width) == tuple(planes.shape[-2:]):
+            return planes
+        detail = torch.zeros(planes.shape[-2:], dtype=torch.float64, device=planes.device)
+        detail[1:] += (planes[:, 1:] - planes[:, :-1]).double().square().sum(0)
+        detail[:, 1:] += (planes[:, :, 1:] - planes[:, :, :-1]).double().square().sum(0)
+        table = torch.nn.functional.pad(detail.cumsum(0).cumsum(1), (1, 0, 1, 0))
+        sums = (
+            table[height:, width:] - table[:-height, width:]
+            - table[height:, :-width] + table[:-height, :-width]
+        )  # fmt: skip
+        top, left = divmod(int(sums.argmax()), sums.shape[1])
+        return planes[:, top : top + height, left : left + width]
+
+    def _adapt(self, parameters: Parameters, pair: Pair) -> Adapted:
+        assert self.weights is not None
+        default = torch.tensor([0.0], device=self.device)
+        rates = {name: self.weights.rates.get(name, default) for name in parameters}
+        return adapt(
+            self.weights.network, parameters, rates, pair, self.settings.adapt, self.precision
+        )
+
+    def _check(
+        self, adapted: Adapted, pair: Pair, operator: degrade.Degradation, noise: float
+    ) -> Verdict | None:
+        """Compare the adapted network with every classical method on the pair."""
+        if not self._checks or self.weights is None:
+            return None
+        consistency = degrade.Consistency(operator, self.settings.consistency, noise)
+        truth, begin = pair.truth[:, 0], pair.start[:, 0]
+        son = rounded(operator.apply(truth), noise)
+        stage = Stage(operator, consistency, operator.scale)
+        change = self._change(adapted.parameters, begin, stage, pair.trust)
+        candidates = {NETWORK: begin + change, START: begin}
+        for method in CLASSICAL[1:]:
+            candidates[str(method)] = classical(
+                method, operator, son, consistency, self.settings
+            )
+        return verdict(candidates, truth, NETWORK, self.settings.check)

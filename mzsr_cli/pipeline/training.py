@@ -1,0 +1,251 @@
+"""Joins files and learning for ``mzsr pretrain`` and ``mzsr meta-train``."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mzsr_cli import __version__
+from mzsr_cli.cubes.open import expand_inputs, open_cube
+from mzsr_cli.errors import InputError, OutputError, OutputExistsError
+from mzsr_cli.imaging import kernels, metrics
+from mzsr_cli.imaging.normalize import planes_of, slice_range
+from mzsr_cli.learning import networks, runtime
+from mzsr_cli.learning.inner import Parameters, inner_loop, predict
+from mzsr_cli.learning.meta import meta_step
+from mzsr_cli.learning.patches import (
+    EIGHT_BIT_NOISE,
+    Physics,
+    Planes,
+    Source,
+    Task,
+    TaskMaker,
+    check_patch,
+)
+from mzsr_cli.learning.pretrain import moved, pretrain_step
+from mzsr_cli.learning.training import Event, Run, Trainer
+from mzsr_cli.learning.weights import Weights, load_weights
+from mzsr_cli.settings import (
+    DegradationMix,
+    GateSettings,
+    MetaSettings,
+    Normalize,
+    Sampling,
+    TrainSettings,
+    WienerSettings,
+)
+
+EIGHT_BIT = 255.0
+
+
+def load_sources(arguments: Iterable[str]) -> list[Source]:
+    """Each argument's images as one source, each cube as one; HR planes in [0, 1].
+
+    Images keep their 8-bit scale (luma / 255); slices of cubes are mapped by their own range.
+    Slices under 16 pixels, constant or not finite are left out.
+    """
+    sources = []
+    for argument in arguments:
+        images: list[Planes] = []
+        for path in expand_inputs([argument]):
+            with open_cube(path) as reader:
+                if reader.info.format in ("png", "jpeg"):
+                    images.append(_image_planes(reader.read(0)))
+                else:
+                    slices = [_cube_planes(reader.read(k)) for k in range(reader.info.shape[2])]
+                    usable = [planes for planes in slices if planes is not None]
+                    sources.append(Source(path.name, usable, rounded=False))
+        if images:
+            sources.append(Source(Path(argument).name, images, rounded=True))
+    return sources
+
+
+def _image_planes(image: np.ndarray) -> Planes:
+    return np.asarray(image, dtype=np.float32)[None] / np.float32(EIGHT_BIT)
+
+
+def _cube_planes(image: np.ndarray) -> Planes | None:
+    planes = planes_of(image)
+    if min(planes.shape[1:]) < 16 or not np.isfinite(planes).all():
+        return None
+    mapping = slice_range(planes, Normalize.SLICE)
+    return mapping.forward(planes).astype(np.float32) if mapping.span > 0 else None
+
+
+def split(sources: list[Source], every: int) -> tuple[list[Source], list[Source]]:
+    """Training and validation parts: every ``every``-th slice (or image) is held out."""
+    train, held = [], []
+    for source in sources:
+        kept = [s for i, s in enumerate(source.slices) if i % every != every // 2]
+        out = [s for i, s in enumerate(source.slices) if i % every == every // 2]
+        train.append(Source(source.name, kept, source.rounded))
+        held.append(Source(source.name, out, source.rounded))
+    return train, held
+
+
+def validation_tasks(
+    held: list[Source], maker: TaskMaker, settings: TrainSettings, support: bool
+) -> list[Task]:
+    """Fixed tasks on held-out slices: centre crops, each known degradation and scale in turn."""
+    gaussian = kernels.gaussian
+    kinds = [(kernels.delta(), Sampling.BICUBIC)]
+    if settings.tasks.mix is DegradationMix.RANDOM:
+        kinds += [
+            (kernels.delta(), Sampling.DIRECT),
+            (gaussian(2.0), Sampling.DIRECT),
+            (gaussian(4.0, 1.0, -0.5), Sampling.DIRECT),
+            (gaussian(1.3), Sampling.BICUBIC),
+        ]
+    tasks, scales = [], [s for s in sorted(set(settings.tasks.scales)) if s in (2.0, 4.0)]
+    sources = [source for source in held if source.slices]
+    for index in range(settings.validation_patches if sources else 0):
+        source = sources[index % len(sources)]
+        turn = index // len(sources)
+        planes = source.slices[turn % len(source.slices)]
+        side = min(min(planes.shape[1:]), 2 * settings.tasks.patch) // 4 * 4
+        top, left = ((n - side) // 2 for n in planes.shape[1:])
+        crop = planes[:1, top : top + side, left : left + side]
+        kernel, sampling = kinds[index % len(kinds)]
+        scale = scales[turn % len(scales)] if scales else settings.tasks.scales[0]
+        noise = EIGHT_BIT_NOISE if source.rounded else 0.0
+        made = maker.make(source.name, crop, kernel, sampling, scale, noise, support)
+        tasks.append(made)
+    return tasks
+
+
+def validator(
+    network: networks.MzsrNetwork, tasks: list[Task], steps: int, device: torch.device, prec: Any
+) -> Callable[[Parameters, Parameters], dict[str, float]]:
+    """Mean PSNR (peak 1) over tasks: of the starting images, after 0 and after ``steps``."""
+
+    def quality(task: Task, parameters: Parameters) -> float:
+        query = moved(task.query, device)
+        with torch.no_grad():
+            output = predict(
+                network, parameters, query.start, query.consistency, query.trust, prec
+            )
+        return _psnr(output, query.truth)
+
+    def validate(parameters: Parameters, rates: Parameters) -> dict[str, float]:
+        figures: dict[str, list[float]] = {"psnr_start": [], "psnr_0": []}
+        for task in tasks:
+            figures["psnr_start"].append(_psnr(task.query.start, task.query.truth))
+            figures["psnr_0"].append(quality(task, parameters))
+            if steps and task.support is not None:
+                leaves = {n: p.detach().requires_grad_() for n, p in parameters.items()}
+                support = moved(task.support, device)
+                path = inner_loop(network, leaves, rates, support, steps, prec, False)
+                *_, adapted = path
+                figures.setdefault(f"psnr_{steps}", []).append(quality(task, adapted))
+        return {name: float(np.mean(v)) for name, v in figures.items() if v}
+
+    return validate
+
+
+def _psnr(output: torch.Tensor, truth: torch.Tensor) -> float:
+    return min(99.0, metrics.psnr(output.cpu().numpy(), truth.cpu().numpy(), 1.0))
+
+
+def train(
+    kind: str,
+    data: list[str],
+    output: Path,
+    settings: TrainSettings,
+    meta: MetaSettings | None,
+    init: Path | None,
+    device_name: str,
+    resume: bool,
+    overwrite: bool,
+    on_event: Callable[[Event], None],
+) -> dict[str, float]:
+    """Run ``pretrain`` (meta None) or ``meta-train`` to its end; returns the last validation.
+
+    Leaves OUTPUT (weights), its .checkpoint and its .jsonl log. Raises InputError, ResumeError,
+    OutputError, OutputExistsError, DeviceError.
+    """
+    _check_output(output, resume, overwrite)
+    check_patch(settings.tasks)
+    device = runtime.pick_device(device_name)
+    precision = runtime.pick_precision(settings.precision, device)
+    sources, held = split(load_sources(data), every=20)
+    physics = Physics(settings.consistency, WienerSettings(), GateSettings())
+    maker = TaskMaker(sources, settings.tasks, physics, settings.seed)
+    weights = load_weights(init, device) if init else None
+    network = weights.network if weights else networks.build(settings.network, settings.seed)
+    network.to(device)
+    log_rates = _log_rates(network, weights, meta)
+    run = Run(output)
+    facts = _facts(kind, sources, settings, meta, weights, device, precision)
+    trainer = Trainer(network, log_rates, settings, run, facts)
+    if resume:
+        trainer.restore()
+    else:
+        run.log.unlink(missing_ok=True)
+    parameters: Parameters = dict(network.named_parameters())
+    if meta is None:
+        step = pretrain_step(network, parameters, maker, settings.batch, precision, device)
+    else:
+        step = meta_step(
+            network, parameters, trainer.log_rates, maker, meta, precision, device
+        )
+    tasks = validation_tasks(held, maker, settings, support=meta is not None)
+    steps = meta.inner_steps if meta else 0
+    validate = validator(network, tasks, steps, device, precision)
+    return trainer.train(step, validate, on_event)
+
+
+def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
+    if not output.parent.is_dir():
+        raise OutputError(f"{output}: the folder {output.parent} is not there. Make it first.")
+    if output.suffix != ".safetensors":
+        raise InputError(f"{output}: weights are written as .safetensors. Rename the output.")
+    if output.exists() and not (resume or overwrite):
+        raise OutputExistsError(f"{output}: is already there. Type --resume or --overwrite.")
+
+
+def _log_rates(
+    network: networks.MzsrNetwork, weights: Weights | None, meta: MetaSettings | None
+) -> Parameters:
+    """Logarithms of the inner step sizes, from ``init`` or the default; none in pretraining."""
+    if meta is None:
+        return {}
+    default = torch.tensor([meta.inner_rate])
+    rates = weights.rates if weights else {}
+    return {n: rates.get(n, default).log() for n, _ in network.named_parameters()}
+
+
+def _facts(
+    kind: str,
+    sources: list[Source],
+    settings: TrainSettings,
+    meta: MetaSettings | None,
+    init: Weights | None,
+    device: torch.device,
+    precision: Any,
+) -> dict[str, Any]:
+    """Training facts for the weights' header (and the run's fingerprint)."""
+    tasks = settings.tasks
+    return {
+        "kind": kind,
+        "mzsr": __version__,
+        "data": {source.name: len(source.slices) for source in sources},
+        "init": {"name": init.name, "sha256": init.digest, "facts": init.facts} if init else None,
+        "meta": asdict(meta) if meta else None,
+        "degradations": str(tasks.mix),
+        "scales": list(tasks.scales),
+        "patch": tasks.patch,
+        "batch": settings.batch,
+        "learning_rate": settings.learning_rate,
+        "seed": settings.seed,
+        "consistency": settings.consistency.enabled,
+        "device": runtime.describe_device(device),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "precision": str(precision),
+    }

@@ -1,0 +1,368 @@
+"""``mzsr upscale``: joins cubes and learning, slice by slice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mzsr_cli import __version__
+from mzsr_cli.cubes.atomic import AtomicOutput
+from mzsr_cli.cubes.cube import CubeReader, CubeWriter, Shape
+from mzsr_cli.cubes.image import ImageReader, ImageWriter
+from mzsr_cli.cubes.journal import Journal, journal_header
+from mzsr_cli.cubes.open import OutputFormat, create_cube, open_cube, output_format
+from mzsr_cli.errors import InputError, MzsrError, ResourceError, UsageError, WeightsError
+from mzsr_cli.imaging import resize
+from mzsr_cli.imaging.kernels import Kernel
+from mzsr_cli.imaging.normalize import (
+    Range,
+    cast,
+    filled,
+    merged,
+    planes_of,
+    slice_of,
+    slice_range,
+)
+from mzsr_cli.learning import catalog, runtime
+from mzsr_cli.learning.patches import ROUNDING
+from mzsr_cli.learning.superresolve import SliceReport, Solver
+from mzsr_cli.learning.weights import Weights, load_weights
+from mzsr_cli.pipeline.kernel_files import load_kernel
+from mzsr_cli.pipeline.slices import parse_slices
+from mzsr_cli.pipeline.targets import provenance_path
+from mzsr_cli.settings import (
+    SCALE_MAX,
+    SCALE_MIN,
+    Method,
+    NanPolicy,
+    Normalize,
+    Precision,
+    UpscaleSettings,
+    as_dict,
+)
+
+OnSlice = Callable[[int, int, SliceReport | None], None]
+"""Called with (slices done, slices in all, report of the last one)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, known before any work: shapes, bytes, method, stages, notes."""
+
+    source: Path
+    target: Path
+    slices: range
+    lr_shape: tuple[int, int]
+    shape: Shape
+    scale: tuple[float, float]
+    out: OutputFormat
+    method: Method
+    weights: Weights | None
+    kernel: Kernel
+    device: torch.device
+    precision: Precision
+    settings: UpscaleSettings
+    notes: tuple[str, ...]
+
+    def solver(self) -> Solver:
+        """The solver of this plan's slices."""
+        return Solver(
+            self.lr_shape,
+            self.scale,
+            self.shape[:2],
+            self.kernel,
+            self.method,
+            self.weights,
+            self.settings,
+            self.precision,
+            self.device,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Everything that decides the result, for the journal and the provenance."""
+        settings = as_dict(self.settings)
+        settings.pop("device")
+        weights = self.weights
+        return {
+            "mzsr": __version__,
+            "settings": json.loads(json.dumps(settings, default=str)),
+            "method": str(self.method),
+            "scale": list(self.scale),
+            "shape": list(self.shape),
+            "dtype": self.out.dtype.name,
+            "slices": [self.slices.start, self.slices.stop, self.slices.step],
+            "weights": {"name": weights.name, "sha256": weights.digest} if weights else None,
+            "kernel": {
+                "shape": list(self.kernel.shape),
+                "sha256": hashlib.sha256(self.kernel.tobytes()).hexdigest(),
+            },
+            "device": self.device.type,
+            "precision": str(self.precision),
+        }
+
+
+# -- planning ---------------------------------------------------------------------------------
+
+
+def make_plan(reader: CubeReader, target: Path, settings: UpscaleSettings) -> Plan:
+    """Resolve everything that can be resolved before work. Raises MzsrError of every kind."""
+    info = reader.info
+    slices = parse_slices(settings.slices, info.shape[2])
+    lr_shape = (info.shape[0], info.shape[1])
+    scale, hr_shape = output_grid(lr_shape, settings)
+    shape = (*hr_shape, len(slices))
+    dtype = _output_dtype(info.dtype, settings)
+    out = output_format(target, shape, dtype, info)
+    device = runtime.pick_device(settings.device)
+    precision = runtime.pick_precision(settings.precision, device)
+    kernel = load_kernel(settings.kernel)
+    is_image = info.format in ("png", "jpeg")
+    method, weights, notes = choose_weights(settings, scale, is_image, device)
+    return Plan(
+        info.path, target, slices, lr_shape, shape, scale, out, method, weights, kernel,
+        device, precision, settings, tuple(notes),
+    )  # fmt: skip
+
+
+def output_grid(
+    lr_shape: tuple[int, int], settings: UpscaleSettings
+) -> tuple[tuple[float, float], tuple[int, int]]:
+    """(scale per axis, HR shape) from ``--scale`` or ``--size``. Raises UsageError."""
+    if (settings.scale is None) == (settings.size is None):
+        raise UsageError("type either --scale (such as 4 or 4x1.5) or --size (such as 256x256).")
+    if settings.size is None:
+        assert settings.scale is not None
+        rows, cols = (
+            resize.enlarged(n, s) for n, s in zip(lr_shape, settings.scale, strict=True)
+        )
+        return settings.scale, (rows, cols)
+    scale = (settings.size[0] / lr_shape[0], settings.size[1] / lr_shape[1])
+    if not (min(scale) >= 1 and SCALE_MIN <= max(scale) <= SCALE_MAX):
+        raise UsageError(
+            f"--size {settings.size[0]}x{settings.size[1]}: from {lr_shape[0]}x{lr_shape[1]} that "
+            f"is a scale of {scale[0]:.3g}x{scale[1]:.3g}, outside {SCALE_MIN:g} to "
+            f"{SCALE_MAX:g}. Type a size in between."
+        )
+    return scale, settings.size
+
+
+def _output_dtype(dtype: np.dtype[Any], settings: UpscaleSettings) -> np.dtype[Any]:
+    if settings.out_dtype is None:
+        return dtype
+    try:
+        wanted = np.dtype(settings.out_dtype)
+    except TypeError as error:
+        raise UsageError(
+            f"--out-dtype {settings.out_dtype}: no such dtype. Type float32, complex64, uint8, ..."
+        ) from error
+    if dtype.kind == "c" and wanted.kind != "c":
+        raise UsageError(
+            f"--out-dtype {settings.out_dtype}: the cube is complex ({dtype}) and would lose its "
+            "imaginary part. Type complex64 or complex128."
+        )
+    return wanted
+
+
+def choose_weights(
+    settings: UpscaleSettings, scale: tuple[float, float], is_image: bool, device: torch.device
+) -> tuple[Method, Weights | None, list[str]]:
+    """The method and the weights: those named, else the shipped ones that fit best.
+
+    Without a ``method`` it is mzsr; where no weights fit, zssr, with a note that says so.
+    Raises WeightsError or MissingInputError for named weights that do not load.
+    """
+    if settings.method not in (None, Method.MZSR):
+        assert settings.method is not None
+        return settings.method, None, []
+    if settings.weights is not None:
+        return Method.MZSR, load_weights(catalog.find(settings.weights), device), []
+    kind = "images" if is_image else "channels"
+    fitting = [path for path in catalog.shipped() if path.stem.startswith(kind)]
+    if fitting:
+        return Method.MZSR, load_weights(fitting[-1], device), []
+    if settings.method is Method.MZSR:
+        raise WeightsError(
+            f"--method mzsr: no shipped weights fit ({kind}). Name some with --weights, train "
+            "them with mzsr pretrain and mzsr meta-train, or type --method zssr."
+        )
+    return Method.ZSSR, None, [f"no weights fit ({kind}): using --method zssr"]
+
+
+# -- running ----------------------------------------------------------------------------------
+
+
+def upscale_cube(
+    source: Path,
+    target: Path,
+    settings: UpscaleSettings,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_plan: Callable[[Plan], None] = lambda plan: None,
+    on_slice: OnSlice = lambda done, count, report: None,
+) -> dict[str, Any]:
+    """Super-resolve ``source`` into ``target``; returns the provenance, written beside it.
+
+    Reads, solves and writes one slice at a time. An input that turns out to be bad leaves
+    nothing behind; an interrupted run leaves NAME.part and NAME.journal for ``resume``.
+    Raises MzsrError of every kind.
+    """
+    begin = time.monotonic()
+    with open_cube(source, settings.variable, settings.slice_axis) as reader:
+        plan = make_plan(reader, target, settings)
+        output = AtomicOutput(target, overwrite, plan.out.nbytes)
+        on_plan(plan)
+        with _writing(reader, plan, output, resume) as (writer, journal):
+            _solve_all(reader, plan, writer, journal, on_slice)
+            notes = [*plan.notes, *_chroma(reader, writer, plan)]
+        record = _provenance(reader, writer, journal, plan, notes, time.monotonic() - begin)
+        _finish(output, journal, record)
+    return record
+
+
+@contextmanager
+def _writing(
+    reader: CubeReader, plan: Plan, output: AtomicOutput, resume: bool
+) -> Iterator[tuple[CubeWriter, Journal]]:
+    """The writer and journal; what is left after an error depends on whose fault it was."""
+    header = journal_header(reader.info, plan.facts())
+    resuming = resume and output.journal.exists()
+    journal = (
+        Journal.resume(output.journal, header)
+        if resuming
+        else Journal.create(output.journal, header)
+    )
+    try:
+        with create_cube(
+            output.part,
+            plan.shape,
+            plan.out.dtype,
+            carried=reader.carried(),
+            like=reader.info,
+            resume=resuming,
+        ) as writer:
+            yield writer, journal
+    except (MzsrError, OSError) as error:
+        journal.close()
+        if not isinstance(error, ResourceError) and not resuming:
+            output.discard()
+        raise
+
+
+def _solve_all(
+    reader: CubeReader, plan: Plan, writer: CubeWriter, journal: Journal, on_slice: OnSlice
+) -> None:
+    cube_range = _cube_range(reader, plan)
+    solver = plan.solver()
+    done = [k for k in journal.finished if journal.matches(k, writer.read(k))]
+    for position, k in enumerate(plan.slices):
+        if position in done:
+            on_slice(position + 1, len(plan.slices), None)
+            continue
+        begin = time.monotonic()
+        image = _clean(reader.read(k), plan, k)
+        result, report = solve_slice(solver, image, k, plan, cube_range)
+        writer.write(position, cast(result, writer.dtype))
+        writer.flush()
+        facts = report.as_dict() | {"slice": k, "seconds": round(time.monotonic() - begin, 3)}
+        journal.add(position, writer.read(position), facts)
+        on_slice(position + 1, len(plan.slices), report)
+
+
+def solve_slice(
+    solver: Solver, image: NDArray[Any], k: int, plan: Plan, cube_range: Range | None
+) -> tuple[NDArray[Any], SliceReport]:
+    """One LR slice (h, w) in its own units to HR (H, W), normalised there and back."""
+    settings = plan.settings
+    planes = planes_of(image)
+    mapping = cube_range or slice_range(planes, settings.normalize)
+    if mapping.span == 0:
+        constant = np.broadcast_to(planes[:, :1, :1], (len(planes), *plan.shape[:2]))
+        return slice_of(constant), SliceReport("constant")
+    noise = ROUNDING / mapping.span if image.dtype.kind in "iu" else 0.0
+    low = torch.from_numpy(mapping.forward(planes).astype(np.float32))
+    high, report = solver.solve(low, k, noise)
+    result = mapping.inverse(high.cpu().numpy())
+    if settings.clip:
+        result = np.clip(result, planes.min(), planes.max())
+    return slice_of(result), report
+
+
+def _clean(image: NDArray[Any], plan: Plan, k: int) -> NDArray[Any]:
+    """The slice without NaN and Inf. Raises InputError where they are not to be replaced."""
+    bad = ~np.isfinite(image)
+    if not bad.any():
+        return image
+    if plan.settings.nan is NanPolicy.ERROR or bad.all():
+        row, column = (int(v[0]) for v in np.nonzero(bad))
+        raise InputError(
+            f"{plan.source}: slice {k} has {int(bad.sum())} NaN or Inf samples (the first at row "
+            f"{row}, column {column}). Type --nan interpolate to fill them from their neighbours."
+        )
+    return np.asarray(filled(image))
+
+
+def _cube_range(reader: CubeReader, plan: Plan) -> Range | None:
+    """The range of all chosen slices, for ``--normalize cube``; one pass over them."""
+    if plan.settings.normalize is not Normalize.CUBE:
+        return None
+    slices = (planes_of(_clean(reader.read(k), plan, k)) for k in plan.slices)
+    return merged([slice_range(planes, Normalize.CUBE) for planes in slices])
+
+
+def _chroma(reader: CubeReader, writer: CubeWriter, plan: Plan) -> list[str]:
+    """Colour of an image by cubic interpolation, where the output can hold it."""
+    chroma = reader.chroma() if isinstance(reader, ImageReader) else None
+    if chroma is None:
+        return []
+    if not isinstance(writer, ImageWriter):
+        return ["only the luma is kept: the output's format has no colour"]
+    settings = replace(plan.settings, method=Method.BICUBIC)
+    solver = replace(plan, settings=settings, method=Method.BICUBIC, weights=None).solver()
+    planes = torch.from_numpy(np.stack(chroma).astype(np.float32))
+    high, _ = solver.solve(planes, 0, 0.0)
+    blue, red = high.cpu().numpy()
+    writer.set_chroma(blue, red)
+    return []
+
+
+def _provenance(
+    reader: CubeReader,
+    writer: CubeWriter,
+    journal: Journal,
+    plan: Plan,
+    notes: list[str],
+    seconds: float,
+) -> dict[str, Any]:
+    return {
+        "command": "upscale",
+        "input": str(plan.source),
+        "output": str(plan.target),
+        "variable": reader.info.variable,
+        "lr_shape": list(reader.info.shape),
+        **plan.facts(),
+        "format": plan.out.format,
+        "device": runtime.describe_device(plan.device),
+        "seconds": round(seconds, 3),
+        "notes": [*notes, *reader.notes, *writer.notes],
+        "slice_reports": [journal.finished[k] for k in sorted(journal.finished)],
+    }
+
+
+def _finish(output: AtomicOutput, journal: Journal, record: dict[str, Any]) -> None:
+    """Everything under its final name: the provenance last, then the journal goes."""
+    text = AtomicOutput(provenance_path(output.target), overwrite=True)
+    text.part.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+    output.commit()
+    text.commit()
+    journal.remove()

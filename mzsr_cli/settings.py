@@ -1,0 +1,319 @@
+"""Every default, range and unit of mzsr, as frozen dataclasses. Nothing else sets a default."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from mzsr_cli.errors import UsageError
+
+SCALE_MIN, SCALE_MAX = 1.1, 32.0
+"""Smallest and largest total factor per axis."""
+
+KERNEL_SUM_TOLERANCE = 1e-3
+"""A kernel file must sum to 1 within this."""
+
+
+class Method(StrEnum):
+    """How a slice is super-resolved."""
+
+    MZSR = "mzsr"
+    ZSSR = "zssr"
+    BICUBIC = "bicubic"
+    SPLINE = "spline"
+    BANDLIMITED = "bandlimited"
+    WIENER = "wiener"
+    BACK_PROJECTION = "back-projection"
+
+
+class Sampling(StrEnum):
+    """How the blurred HR image was decimated."""
+
+    BICUBIC = "bicubic"
+    DIRECT = "direct"
+
+
+class Normalize(StrEnum):
+    """What maps values to [0, 1] before the network; inverted exactly after."""
+
+    SLICE = "slice"
+    CUBE = "cube"
+    PERCENTILE = "percentile"
+    NONE = "none"
+
+
+class NanPolicy(StrEnum):
+    """What to do with NaN and Inf samples."""
+
+    ERROR = "error"
+    INTERPOLATE = "interpolate"
+
+
+class Precision(StrEnum):
+    """Arithmetic of the convolutions; everything else is float32 or better."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class DegradationMix(StrEnum):
+    """From which degradations a training draws its pairs."""
+
+    BICUBIC = "bicubic"
+    RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """The MZSR network: ``depth`` convolutions of 3x3 with ``width`` features, residual."""
+
+    backbone: str = "mzsr"
+    channels: int = 1
+    depth: int = 8
+    width: int = 64
+
+
+@dataclass(frozen=True)
+class ConsistencySettings:
+    """Data consistency with the known degradation (projection on {x : Ax = y}).
+
+    Tikhonov's mu is ``damping`` for exact (floating-point) data; noise of standard deviation
+    sigma (rounding, in units of the slice's range) adds sigma^2 / ``residual_variance``, the
+    second being what interpolation typically leaves over.
+    ``iterations`` are Chebyshev's, used when A is not separable.
+    """
+
+    enabled: bool = True
+    damping: float = 1e-6
+    residual_variance: float = 4.3e-4
+    iterations: int = 12
+
+
+@dataclass(frozen=True)
+class WienerSettings:
+    """Interpolation from the slice's own spectrum; bands are fractions of the LR Nyquist limit."""
+
+    padding: int = 4
+    """Zero padding of the periodogram."""
+    edge_band: float = 0.85
+    """Above this band the spectrum's edge is measured."""
+    edge_ratio: float = 0.5
+    """Edge over mean below which the spectrum is seen to fall, and is continued."""
+    fit_band: float = 0.4
+    """Above this band the power law is fitted."""
+    slope_max: float = -2.0
+    """The continued power law falls at least this fast."""
+    dealias: int = 3
+    """Fixed-point iterations that remove aliased power."""
+    response_min: float = 1e-2
+    """Smallest squared response of the degradation that is divided out."""
+    damping: float = 1e-7
+    """Share of the variance taken as noise."""
+    mean_variance: float = 1.0
+    """Variance of the unknown mean, in variances of the slice."""
+
+
+@dataclass(frozen=True)
+class KernelDraw:
+    """Distribution of random Gaussian kernels: published theta ~ U[0, pi], l1 ~ U[1, 2.5 s],
+    l2 ~ U[1, l1]; a fraction of the tasks is widened to near-delta kernels and to no blur."""
+
+    published_fraction: float = 0.55
+    narrow_fraction: float = 0.25
+    narrow_min: float = 0.1
+    narrow_max: float = 1.5
+    isotropic_fraction: float = 0.4
+    variance_max_per_scale: float = 2.5
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What one training task is: a kernel, a sampling and a scale, and patches degraded so."""
+
+    mix: DegradationMix = DegradationMix.RANDOM
+    kernels: KernelDraw = field(default_factory=KernelDraw)
+    scales: tuple[float, ...] = (2.0,)
+    direct_fraction: float = 0.6
+    rounded_fraction: float = 0.5
+    patch: int = 96
+    """Side of an HR patch in pixels (query); support patches are the LR ones."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Common to pretrain and meta-train. Times in seconds, rates per update."""
+
+    iterations: int = 100_000
+    batch: int = 8
+    learning_rate: float = 1e-3
+    learning_rate_min: float = 1e-5
+    warmup: int = 100
+    clip_norm: float = 1.0
+    average: float = 0.999
+    """Decay of the running average of the weights that is validated and exported."""
+    seed: int = 0
+    max_time: float | None = None
+    """Seconds of training, resumed parts included, over which the rate decays to its minimum."""
+    checkpoint_every: float = 180.0
+    validate_every: float = 300.0
+    validation_patches: int = 24
+    tasks: TaskSettings = field(default_factory=TaskSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
+    precision: Precision = Precision.AUTO
+
+
+@dataclass(frozen=True)
+class MetaSettings:
+    """Algorithm 1, lines 8-17."""
+
+    tasks_per_iteration: int = 4
+    inner_steps: int = 3
+    inner_rate: float = 1e-2
+    first_order_fraction: float = 0.7
+    """Share of the run (of ``max_time`` or ``iterations``) with first-order outer gradients."""
+    final_step_weight: float = 0.4
+    """Weight of the query loss after the last inner step; the rest is spread over the others."""
+    support: int = 4
+    """Patches in a task's support set, and in its query set."""
+
+
+@dataclass(frozen=True)
+class AdaptSettings:
+    """Algorithm 2: gradient steps on (son, LR)."""
+
+    steps: int = 10
+    window: int = 256
+    """Largest side in LR pixels of the pair; of larger slices the most detailed window is taken."""
+    son_min: int = 8
+    """Smallest side of a son that is worth adapting to and checking with."""
+    worse: float = 1.5
+    """A step after which the loss exceeds this many times the best is taken back, rates halved."""
+    self_ensemble: bool = False
+    """Mean over the eight symmetries of the square."""
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """Self-check of the network against classical methods on (son, LR)."""
+
+    enabled: bool = True
+    informative_nmse: float = -6.0
+    """dB, mean-free: the son still tells something where the best candidate gets below this."""
+    margin: float = 0.1
+    """dB by which a classical method must beat the network to be chosen."""
+
+
+@dataclass(frozen=True)
+class ZssrSettings:
+    """ZSSR as published (Shocher et al., 2018, and the authors' configuration)."""
+
+    learning_rate: float = 1e-3
+    learning_rate_min: float = 9e-6
+    learning_rate_ratio: float = 10.0
+    """The rate is divided by this when the reconstruction error stalls."""
+    stall_ratio: float = 1.5
+    """Stalled: the error's scatter about its linear fit exceeds this many times its fall."""
+    check_every: int = 60
+    test_every: int = 50
+    fit_span: int = 256
+    """Iterations that the linear fit looks back on, and that pass before a first cut."""
+    iterations_max: int = 3000
+    crop: int = 128
+    father_scale_min: float = 0.5
+    leave_probability: float = 0.05
+    """Share of fathers that are the image itself, not augmented."""
+    symmetry_probability: float = 0.45
+    """Share of fathers that are turned and mirrored, but not resized."""
+    noise: float = 0.0
+    """Standard deviation of noise added to sons, in units of the slice's range."""
+    back_projections: int = 10
+    self_ensemble: bool = True
+    """Median over the eight symmetries of the square."""
+    factor_max: float = 2.0
+    """Largest factor of a gradual scale."""
+
+
+@dataclass(frozen=True)
+class TileSettings:
+    """Network over tiles: side of the output tile in pixels (cache-sized)."""
+
+    side: int = 256
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """Gradual scales: no stage's factor exceeds ``factor_max``, nor what weights know."""
+
+    factor_max: float = 4.0
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """Spectral gate: where a slice's spectrum has died before the LR Nyquist limit, nothing is
+    left to predict, and the residual shrinks with the tail. ``tail`` is the tail's RMS in
+    units of the slice's range above which the network is fully trusted."""
+
+    enabled: bool = True
+    tail: float = 4e-3
+    band: float = 0.7
+    """Lower edge of the tail's band, as a fraction of the LR Nyquist limit."""
+
+
+@dataclass(frozen=True)
+class UpscaleSettings:
+    """Everything that decides a result of ``mzsr upscale`` (hashed into the journal)."""
+
+    scale: tuple[float, float] | None = None
+    size: tuple[int, int] | None = None
+    method: Method | None = None
+    """None: mzsr when weights fit, else zssr (said so)."""
+    weights: str | None = None
+    kernel: str = "none"
+    sampling: Sampling = Sampling.BICUBIC
+    variable: str | None = None
+    slices: str | None = None
+    slice_axis: int = 2
+    normalize: Normalize = Normalize.SLICE
+    nan: NanPolicy = NanPolicy.ERROR
+    clip: bool = False
+    out_dtype: str | None = None
+    precision: Precision = Precision.AUTO
+    device: str = "auto"
+    seed: int = 0
+    adapt: AdaptSettings = field(default_factory=AdaptSettings)
+    check: CheckSettings = field(default_factory=CheckSettings)
+    zssr: ZssrSettings = field(default_factory=ZssrSettings)
+    wiener: WienerSettings = field(default_factory=WienerSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
+    tiles: TileSettings = field(default_factory=TileSettings)
+    stages: StageSettings = field(default_factory=StageSettings)
+
+    def __post_init__(self) -> None:
+        for factor in self.scale or ():
+            if not SCALE_MIN <= factor <= SCALE_MAX:
+                raise UsageError(
+                    f"--scale {factor:g}: outside {SCALE_MIN:g} to {SCALE_MAX:g}. "
+                    "Type a factor per axis in that range, such as --scale 4 or --scale 4x1.5."
+                )
+        if self.adapt.steps < 0:
+            raise UsageError(f"--steps {self.adapt.steps}: must be 0 or more.")
+
+
+BACK_PROJECTIONS = 50
+"""Iterations of the classical method ``back-projection``."""
+
+PERCENTILES = (0.1, 99.9)
+"""Low and high percentile of ``--normalize percentile``."""
+
+MAT5_LIMIT = 2**31 - 1
+"""Bytes that one variable of a MAT v5 file can hold."""
+
+
+def as_dict(settings: Any) -> dict[str, Any]:
+    """Plain nested dict of a settings dataclass, for JSON and hashing."""
+    return asdict(settings)
