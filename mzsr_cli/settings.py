@@ -101,6 +101,8 @@ class WienerSettings:
     """Above this band the spectrum's edge is measured."""
     edge_ratio: float = 0.5
     """Edge over mean below which the spectrum is seen to fall, and is continued."""
+    dealias_ratio: float = 0.25
+    """Edge over mean below which aliased power is removed from the estimate."""
     fit_band: float = 0.4
     """Above this band the power law is fitted."""
     slope_max: float = -2.0
@@ -149,6 +151,8 @@ class TrainSettings:
     batch: int = 8
     learning_rate: float = 1e-3
     learning_rate_min: float = 1e-5
+    inner_rate_factor: float = 30.0
+    """Learning rate of the logarithms of the inner step sizes, in learning rates."""
     warmup: int = 100
     clip_norm: float = 1.0
     average: float = 0.999
@@ -202,8 +206,13 @@ class CheckSettings:
     enabled: bool = True
     informative_nmse: float = -6.0
     """dB, mean-free: the son still tells something where the best candidate gets below this."""
-    margin: float = 0.1
+    hopeless_nmse: float = 0.0
+    """dB, mean-free: above this the network and its start are worse than the mean of the slice
+    (critically sampled or sparse data under direct sampling), and the best candidate wins."""
+    margin: float = 1.0
     """dB by which a classical method must beat the network to be chosen."""
+    start_margin: float = 0.05
+    """dB by which the network's own start must beat it to be chosen."""
 
 
 @dataclass(frozen=True)
@@ -253,8 +262,8 @@ class StageSettings:
 @dataclass(frozen=True)
 class GateSettings:
     """Spectral gate: where a slice's spectrum has died before the LR Nyquist limit, nothing is
-    left to predict, and the residual shrinks with the tail. ``tail`` is the tail's RMS in
-    units of the slice's range above which the network is fully trusted."""
+    left to predict, and the residual shrinks with the square of the tail. ``tail`` is the tail's
+    RMS in units of the slice's range above which the network is fully trusted."""
 
     enabled: bool = True
     tail: float = 4e-3
@@ -295,7 +304,8 @@ class UpscaleSettings:
 
     def __post_init__(self) -> None:
         for factor in self.scale or ():
-            if not SCALE_MIN <= factor <= SCALE_MAX:
+            alone = self.scale == (1.0, 1.0)
+            if alone or not (factor == 1 or SCALE_MIN <= factor <= SCALE_MAX):
                 raise UsageError(
                     f"--scale {factor:g}: outside {SCALE_MIN:g} to {SCALE_MAX:g}. "
                     "Type a factor per axis in that range, such as --scale 4 or --scale 4x1.5."

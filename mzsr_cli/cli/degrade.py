@@ -48,13 +48,14 @@ def command(**options: Any) -> int:
     degraded on its own, in double precision; dtype, variable and format are kept. The settings
     go to NAME.json beside the result.
     """
-    from mzsr_cli.pipeline.degrade import degrade_cube, plan_targets
+    from mzsr_cli.pipeline.degrade import degrade_cube
     from mzsr_cli.pipeline.kernel_files import load_kernel
+    from mzsr_cli.pipeline.targets import plan_targets
 
     batch, quiet = Batch(), options["quiet"]
     settings = _settings(options)
     kernel = load_kernel(settings.kernel)
-    pairs = plan_targets(batch.expand(options["inputs"]), options["output"], settings)
+    pairs = plan_targets(batch.expand(options["inputs"]), options["output"], settings.tag)
     for source, target in pairs:
         with show.progress(not quiet) as bar:
             tick = show.slice_ticker(bar, source.name)

@@ -53,7 +53,7 @@ _OPTIONS = (
     click.option("--degradations", type=click.Choice([m.value for m in DegradationMix]),
                  help="Which degradations to draw. [pretrain: bicubic, meta-train: random]"),
     click.option("--no-blur", type=click.FloatRange(0, 1),
-                 default=1 - _DRAW.published_fraction - _DRAW.narrow_fraction,
+                 default=round(1 - _DRAW.published_fraction - _DRAW.narrow_fraction, 6),
                  help="Share of random tasks without a blur kernel."),
     click.option("--direct", type=click.FloatRange(0, 1), default=_TASKS.direct_fraction,
                  help="Share of random tasks with direct sampling."),

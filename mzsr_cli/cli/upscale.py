@@ -44,7 +44,7 @@ _ADAPT = AdaptSettings()
 @opt.slices_option
 @opt.slice_axis_option
 @click.option("--normalize", type=click.Choice([n.value for n in Normalize]),
-              default=_DEFAULTS.normalize.value, help="Range that is mapped to [0, 1].")  # fmt: skip
+              default=_DEFAULTS.normalize.value, help="Range that is mapped to [0, 1].")
 @click.option("--nan", type=click.Choice([n.value for n in NanPolicy]),
               default=_DEFAULTS.nan.value, help="What to do with NaN and Inf.")  # fmt: skip
 @click.option("--clip", is_flag=True, help="Clip to the slice's own range.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +75,16 @@ def filled(image: NDArray[np.generic]) -> NDArray[np.generic]:
     return np.asarray(image[tuple(nearest)])
 
 
+def _saturated(image: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Whole numbers to an integer dtype; its ends where they do not fit (also for 64 bits, whose
+    ends are no floats)."""
+    info = np.iinfo(dtype)
+    low, high = image <= float(info.min), image >= float(info.max)
+    result = np.where(low | high, 0, image).astype(dtype)
+    result[low], result[high] = info.min, info.max
+    return result
+
+
 def cast(image: NDArray[np.generic], dtype: np.dtype) -> NDArray[np.generic]:
     """To ``dtype``; integers are rounded and saturated, complex to real drops nothing silently.
 
@@ -82,6 +93,5 @@ def cast(image: NDArray[np.generic], dtype: np.dtype) -> NDArray[np.generic]:
     if np.iscomplexobj(image) and dtype.kind != "c":
         raise ValueError(f"complex values do not fit into {dtype}")
     if dtype.kind in "iu":
-        info = np.iinfo(dtype)
-        return np.clip(np.rint(image.real), info.min, info.max).astype(dtype)
+        return _saturated(np.rint(image.real), dtype)
     return image.astype(dtype)

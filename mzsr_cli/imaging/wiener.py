@@ -58,12 +58,18 @@ def _folded(spectrum: Array, bins: int) -> Array:
     return total
 
 
+def _edge(known: Array, settings: WienerSettings) -> float:
+    """Mean power just below the LR Nyquist limit."""
+    at = np.linspace(0, 1, len(known))
+    return float(known[at > settings.edge_band].mean())
+
+
 def _continued(known: Array, bins: int, settings: WienerSettings) -> Array:
     """``known`` (0 to LR Nyquist) continued to ``bins`` values by its own power law."""
     spectrum = np.zeros(bins)
     spectrum[: len(known)] = known
     at = np.arange(bins) / (len(known) - 1)
-    edge = known[at[: len(known)] > settings.edge_band].mean()
+    edge = _edge(known, settings)
     if edge <= 0 or edge > settings.edge_ratio * known.mean():
         return spectrum
     upper = at[: len(known)] > settings.fit_band
@@ -80,7 +86,8 @@ def spectral_model(power: Array, reduction: Array, scale: float, settings: Wiene
     response = _response(reduction, bins)
     known = power / np.maximum(response[: len(power)], settings.response_min)
     spectrum = _continued(known, bins, settings)
-    for _ in range(settings.dealias):
+    falls = _edge(known, settings) < settings.dealias_ratio * known.mean()
+    for _ in range(settings.dealias if falls else 0):
         seen = _folded(spectrum * response, len(power))
         known = spectrum[: len(power)] * (power / np.maximum(seen, 1e-12 * power.max()))
         spectrum = _continued(known, bins, settings)

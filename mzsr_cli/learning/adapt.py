@@ -83,11 +83,20 @@ class Verdict:
 
 
 def verdict(
-    candidates: dict[str, torch.Tensor], truth: torch.Tensor, first: str, settings: CheckSettings
+    candidates: dict[str, torch.Tensor],
+    truth: torch.Tensor,
+    first: str,
+    second: str,
+    oversampled: bool,
+    settings: CheckSettings,
 ) -> Verdict:
-    """Compare candidates (P, h, w), in order of preference, with the LR planes.
+    """Compare candidates (P, h, w), in order of preference, with the LR planes (P, h, w).
 
-    ``first`` stands unless the pair is informative and another beats it by ``margin``.
+    ``first`` (the network) stands unless
+
+    - the pair is informative and ``second`` (the start) beats it by ``start_margin``, or another
+      by ``margin``; of an ``oversampled`` slice, whose son is not, only ``second`` may win;
+    - or both are worse than the slice's mean: then the best candidate wins.
     """
     energy = float((truth - truth.mean()).square().sum())
     errors = {name: float((x - truth).square().sum()) for name, x in candidates.items()}
@@ -95,5 +104,12 @@ def verdict(
     nmse = {n: 10 * math.log10(max(e, tiny) / max(energy, tiny)) for n, e in errors.items()}
     best = min(nmse, key=lambda name: nmse[name])
     informative = energy > tiny and nmse[best] < settings.informative_nmse
-    overruled = informative and nmse[best] < nmse[first] - settings.margin
-    return Verdict(best if overruled else first, informative, nmse)
+    chosen = first
+    if energy > tiny and min(nmse[first], nmse[second]) > settings.hopeless_nmse:
+        chosen = best
+    elif informative:
+        if nmse[second] < nmse[first] - settings.start_margin:
+            chosen = second
+        if nmse[best] < nmse[chosen] - settings.margin and not oversampled:
+            chosen = best
+    return Verdict(chosen, informative, nmse)

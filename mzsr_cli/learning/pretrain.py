@@ -10,7 +10,7 @@ from mzsr_cli.learning.patches import TaskMaker
 from mzsr_cli.learning.training import GradientStep
 from mzsr_cli.settings import Precision
 
-RELATIVE_FLOOR = 2e-3
+RELATIVE_FLOOR = 8e-3
 """Added to a task's base error where losses are weighted by its inverse, in units of [0, 1]."""
 
 

@@ -123,9 +123,9 @@ class Solver:
         return min(self.settings.stages.factor_max, max(float(s) for s in known))
 
     def stages(self, noise: float) -> list[Stage]:
-        """The grids from LR to HR, made once for each noise level."""
+        """The grids from LR to HR, kept until a slice of another noise level comes."""
         if noise not in self._stages:
-            self._stages[noise] = self._make_stages(noise)
+            self._stages = {noise: self._make_stages(noise)}
         return self._stages[noise]
 
     def _make_stages(self, noise: float) -> list[Stage]:
@@ -260,9 +260,10 @@ class Solver:
             return None, None
         key = (shape, noise)
         if key not in self._sons:
-            self._sons[key] = degrade.degradation(
+            son_operator = degrade.degradation(
                 stage.operator.kernel, self.settings.sampling, stage.factor, shape, self.device
             )
+            self._sons = {key: son_operator}
         operator = self._sons[key]
         son = rounded(operator.apply(window), noise)
         physics = Physics(self.settings.consistency, self.settings.wiener, self.settings.gate)
@@ -304,6 +305,7 @@ class Solver:
         if not self._checks or self.weights is None:
             return None
         consistency = degrade.Consistency(operator, self.settings.consistency, noise)
+        oversampled = gate.slice_trust(pair.truth[:, 0], (1.0, 1.0), self.settings.gate) < 1
         truth, begin = pair.truth[:, 0], pair.start[:, 0]
         son = rounded(operator.apply(truth), noise)
         stage = Stage(operator, consistency, operator.scale)
@@ -313,4 +315,6 @@ class Solver:
             candidates[str(method)] = classical(
                 method, operator, son, consistency, self.settings
             )
-        return verdict(candidates, truth, NETWORK, self.settings.check)
+        return verdict(
+            candidates, truth, NETWORK, START, oversampled, self.settings.check
+        )

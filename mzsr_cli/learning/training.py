@@ -78,7 +78,11 @@ class Trainer:
             f"rate.{n}": r for n, r in self.log_rates.items()
         }
         self.average = {n: p.detach().clone() for n, p in self.leaves.items()}
-        self.adam = torch.optim.Adam(list(self.leaves.values()), lr=settings.learning_rate)
+        groups = [{"params": list(network.parameters()), "factor": 1.0}]
+        if self.log_rates:
+            rates = list(self.log_rates.values())
+            groups.append({"params": rates, "factor": settings.inner_rate_factor})
+        self.adam = torch.optim.Adam(groups, lr=settings.learning_rate)
         self.iteration = 0
         self.elapsed = 0.0
         self.best: dict[str, float] = {}
@@ -166,7 +170,7 @@ class Trainer:
             [p for p in self.leaves.values() if p.grad is not None], self.settings.clip_norm
         )
         for group in self.adam.param_groups:
-            group["lr"] = self.rate()
+            group["lr"] = self.rate() * group["factor"]
         self.adam.step()
         keep = min(self.settings.average, (1 + self.iteration) / (10 + self.iteration))
         with torch.no_grad():

@@ -18,11 +18,12 @@ from mzsr_cli import __version__
 from mzsr_cli.cubes.atomic import AtomicOutput
 from mzsr_cli.cubes.cube import CubeReader, CubeWriter, Shape
 from mzsr_cli.cubes.image import ImageReader, ImageWriter
-from mzsr_cli.cubes.open import create_cube, is_cube_file, open_cube, output_format
+from mzsr_cli.cubes.open import create_cube, open_cube, output_format
 from mzsr_cli.errors import InputError, UsageError
 from mzsr_cli.imaging.degrade import Degradation, degradation
 from mzsr_cli.imaging.kernels import Kernel
 from mzsr_cli.imaging.normalize import cast, planes_of, slice_of, slice_range
+from mzsr_cli.pipeline.targets import provenance_path
 from mzsr_cli.settings import SCALE_MAX, Normalize, Sampling
 
 OnSlice = Callable[[int, int], None]
@@ -62,59 +63,6 @@ class DegradeSettings:
         """``d4`` or ``d4x1.5``, for names of outputs."""
         rows, cols = (f"{factor:g}" for factor in self.scale)
         return f"d{rows}" if rows == cols else f"d{rows}x{cols}"
-
-
-def plan_targets(
-    sources: list[Path], output: str | None, settings: DegradeSettings
-) -> list[tuple[Path, Path]]:
-    """(source, target) of each source: ``cube_d4.mat`` beside it, or in or at ``output``.
-
-    Raises UsageError when two results would have one name, or a result an input's.
-    """
-    folder = _as_folder(output)
-    if output is not None and folder is None and len(sources) > 1:
-        raise UsageError(
-            f"-o {output}: is one file, but there are {len(sources)} inputs. "
-            "Name a folder that is there."
-        )
-    pairs = [(s, _target(s, output, folder, settings.tag)) for s in sources]
-    inputs = {source.resolve() for source in sources}
-    taken: dict[Path, Path] = {}
-    for source, target in pairs:
-        place = target.resolve()
-        if place in inputs:
-            raise UsageError(
-                f"{target}: is an input, and would be replaced by the result of {source}. "
-                "Name another output with -o, or name the input files one by one."
-            )
-        if place in taken:
-            raise UsageError(
-                f"{target}: would be the result of both {taken[place]} and {source}. "
-                "Degrade them into different folders with -o."
-            )
-        taken[place] = source
-    return pairs
-
-
-def _as_folder(output: str | None) -> Path | None:
-    if output is None:
-        return None
-    path = Path(output)
-    is_folder = output.endswith("/") or (path.is_dir() and not is_cube_file(path))
-    return path if is_folder else None
-
-
-def _target(source: Path, output: str | None, folder: Path | None, tag: str) -> Path:
-    if output is not None and folder is None:
-        return Path(output)
-    lossy = source.suffix.lower() in (".jpg", ".jpeg", ".bmp")
-    name = f"{source.stem}_{tag}{'.png' if lossy else source.suffix}"
-    return (folder or source.parent) / name
-
-
-def provenance_path(target: Path) -> Path:
-    """``cube_d4.mat.json`` beside ``cube_d4.mat``."""
-    return target.with_name(target.name + ".json")
 
 
 def degrade_cube(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mzsr_cli import __version__
 from mzsr_cli.cubes.atomic import AtomicOutput
-from mzsr_cli.cubes.cube import CubeReader, CubeWriter, Shape
+from mzsr_cli.cubes.cube import CubeInfo, CubeReader, CubeWriter, Shape
 from mzsr_cli.cubes.image import ImageReader, ImageWriter
 from mzsr_cli.cubes.journal import Journal, journal_header
 from mzsr_cli.cubes.open import OutputFormat, create_cube, open_cube, output_format
@@ -51,6 +51,9 @@ from mzsr_cli.settings import (
     as_dict,
 )
 
+LUMA_ROUNDING = (65.481**2 + 128.553**2 + 24.966**2) ** 0.5 / 255
+"""Rounding of BT.601 luma in units of the rounding of the R, G and B it is made of."""
+
 OnSlice = Callable[[int, int, SliceReport | None], None]
 """Called with (slices done, slices in all, report of the last one)."""
 
@@ -71,6 +74,7 @@ class Plan:
     kernel: Kernel
     device: torch.device
     precision: Precision
+    rounding: float
     settings: UpscaleSettings
     notes: tuple[str, ...]
 
@@ -130,8 +134,16 @@ def make_plan(reader: CubeReader, target: Path, settings: UpscaleSettings) -> Pl
     method, weights, notes = choose_weights(settings, scale, is_image, device)
     return Plan(
         info.path, target, slices, lr_shape, shape, scale, out, method, weights, kernel,
-        device, precision, settings, tuple(notes),
+        device, precision, rounding_of(info), settings, tuple(notes),
     )  # fmt: skip
+
+
+def rounding_of(info: CubeInfo) -> float:
+    """Standard deviation of the samples' rounding in their own units: whole numbers for integer
+    cubes, luma of rounded RGB for colour images, none for floating point."""
+    if info.dtype.kind in "iu":
+        return ROUNDING
+    return ROUNDING * LUMA_ROUNDING if info.format in ("png", "jpeg") else 0.0
 
 
 def output_grid(
@@ -185,17 +197,28 @@ def choose_weights(
         assert settings.method is not None
         return settings.method, None, []
     if settings.weights is not None:
-        return Method.MZSR, load_weights(catalog.find(settings.weights), device), []
+        return Method.MZSR, _fitting(catalog.find(settings.weights), device), []
     kind = "images" if is_image else "channels"
     fitting = [path for path in catalog.shipped() if path.stem.startswith(kind)]
     if fitting:
-        return Method.MZSR, load_weights(fitting[-1], device), []
+        return Method.MZSR, _fitting(fitting[-1], device), []
     if settings.method is Method.MZSR:
         raise WeightsError(
             f"--method mzsr: no shipped weights fit ({kind}). Name some with --weights, train "
             "them with mzsr pretrain and mzsr meta-train, or type --method zssr."
         )
     return Method.ZSSR, None, [f"no weights fit ({kind}): using --method zssr"]
+
+
+def _fitting(path: Path, device: torch.device) -> Weights:
+    """The weights of ``path``, for single planes. Raises WeightsError for other networks."""
+    weights = load_weights(path, device)
+    if weights.settings.channels != 1:
+        raise WeightsError(
+            f"{path}: a network of {weights.settings.channels} channels does not fit; mzsr works "
+            "plane by plane. Name weights of 1 channel (mzsr info shows it), or --method zssr."
+        )
+    return weights
 
 
 # -- running ----------------------------------------------------------------------------------
@@ -289,7 +312,7 @@ def solve_slice(
     if mapping.span == 0:
         constant = np.broadcast_to(planes[:, :1, :1], (len(planes), *plan.shape[:2]))
         return slice_of(constant), SliceReport("constant")
-    noise = ROUNDING / mapping.span if image.dtype.kind in "iu" else 0.0
+    noise = plan.rounding / mapping.span
     low = torch.from_numpy(mapping.forward(planes).astype(np.float32))
     high, report = solver.solve(low, k, noise)
     result = mapping.inverse(high.cpu().numpy())
@@ -303,7 +326,12 @@ def _clean(image: NDArray[Any], plan: Plan, k: int) -> NDArray[Any]:
     bad = ~np.isfinite(image)
     if not bad.any():
         return image
-    if plan.settings.nan is NanPolicy.ERROR or bad.all():
+    if bad.all():
+        raise InputError(
+            f"{plan.source}: slice {k} holds no finite sample, so there is nothing to fill it "
+            "from. Leave it out with --slices."
+        )
+    if plan.settings.nan is NanPolicy.ERROR:
         row, column = (int(v[0]) for v in np.nonzero(bad))
         raise InputError(
             f"{plan.source}: slice {k} has {int(bad.sum())} NaN or Inf samples (the first at row "

@@ -1,0 +1,48 @@
+"""Seconds for one 256x256 slice at x2: mzsr with 10 steps beside ZSSR run to its own stop.
+
+python tests/benchmarks/speed.py [--side 256] [--threads 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import data_folder, markdown, mzsr
+
+from mzsr_cli.cubes.open import open_cube
+
+
+def main() -> None:
+    """Print a row a method: seconds of the slice, and its ratio to mzsr:10."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with open_cube(data_folder() / "cubes" / "validation" / "raytrace.mat") as reader:
+        image = reader.read(0)[: options.side, : options.side]
+    seconds = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / "slice.npy"
+        np.save(source, image[..., None])
+        runs = {"bicubic": ["--method", "bicubic"], "wiener": ["--method", "wiener"]}
+        runs |= {f"mzsr:{n}": ["--steps", n] for n in (0, 1, 10)}
+        runs["zssr"] = ["--method", "zssr"]
+        for name, arguments in runs.items():
+            for _ in range(1 if name == "zssr" else 3):
+                out = Path(scratch) / f"{name.replace(':', '_')}.npy"
+                mzsr("upscale", source, "--scale", 2, *arguments, "-o", out, "--overwrite", "-q")
+                report = json.loads(Path(f"{out}.json").read_text())["slice_reports"][0]
+                seconds[name] = min(seconds.get(name, np.inf), report["seconds"])
+    ten = seconds["mzsr:10"]
+    rows = [[name, f"{s:.3f}", f"{s / ten:.2f}"] for name, s in seconds.items()]
+    print(markdown(["method", "seconds", "relative to mzsr:10"], rows))
+
+
+if __name__ == "__main__":
+    main()
