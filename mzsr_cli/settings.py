@@ -105,8 +105,10 @@ class WienerSettings:
     """Edge over mean below which aliased power is removed from the estimate."""
     fit_band: float = 0.4
     """Above this band the power law is fitted."""
+    slope_factor: float = 1.5
+    """The continued power law falls this much faster than the fitted one."""
     slope_max: float = -2.0
-    """The continued power law falls at least this fast."""
+    """And at least this fast."""
     dealias: int = 3
     """Fixed-point iterations that remove aliased power."""
     response_min: float = 1e-2
@@ -180,8 +182,6 @@ class MetaSettings:
     """Share of the run (of ``max_time`` or ``iterations``) with first-order outer gradients."""
     final_step_weight: float = 0.4
     """Weight of the query loss after the last inner step; the rest is spread over the others."""
-    support: int = 4
-    """Patches in a task's support set, and in its query set."""
 
 
 @dataclass(frozen=True)
@@ -201,18 +201,21 @@ class AdaptSettings:
 
 @dataclass(frozen=True)
 class CheckSettings:
-    """Self-check of the network against classical methods on (son, LR)."""
+    """Self-check of the network against classical methods on (son, LR), and the limit that the
+    Wiener model sets to what the network may add."""
 
     enabled: bool = True
     informative_nmse: float = -6.0
     """dB, mean-free: the son still tells something where the best candidate gets below this."""
     hopeless_nmse: float = 0.0
-    """dB, mean-free: above this the network and its start are worse than the mean of the slice
-    (critically sampled or sparse data under direct sampling), and the best candidate wins."""
-    margin: float = 1.0
+    """dB, mean-free: above this the start is worse than the mean of the slice (critically sampled
+    or sparse data under direct sampling), and the best candidate wins."""
+    margin: float = 2.0
     """dB by which a classical method must beat the network to be chosen."""
-    start_margin: float = 0.05
-    """dB by which the network's own start must beat it to be chosen."""
+    added_full: float = 0.6
+    added_none: float = 1.2
+    """Energy that the network adds over the error that the Wiener model expects of the start: a
+    useful correction stays below 1. Up to the first all of it is kept, above the second none."""
 
 
 @dataclass(frozen=True)
@@ -256,7 +259,7 @@ class TileSettings:
 class StageSettings:
     """Gradual scales: no stage's factor exceeds ``factor_max``, nor what weights know."""
 
-    factor_max: float = 4.0
+    factor_max: float = 2.0
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def command(**options: Any) -> None:
     Algorithm 1, lines 8-17: tasks are one random kernel, sampling and scale each; the query
     loss after adapting to the support pair is differentiated through the adaptation.
     """
-    settings = train_settings(options, DegradationMix.RANDOM)
+    settings = train_settings(options, DegradationMix.RANDOM, _META.tasks_per_iteration)
     meta = MetaSettings(
         tasks_per_iteration=settings.batch,
         inner_steps=options["inner_steps"],

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mzsr_cli.cli.training import run_training, shared_options, train_settings
-from mzsr_cli.settings import DegradationMix
+from mzsr_cli.settings import DegradationMix, TrainSettings
 
 
 @click.command("pretrain")
@@ -17,4 +17,5 @@ def command(**options: Any) -> None:
 
     Algorithm 1, lines 1-7: L1 loss, Adam, bicubic pairs (or --degradations random).
     """
-    run_training(options, train_settings(options, DegradationMix.BICUBIC), None)
+    settings = train_settings(options, DegradationMix.BICUBIC, TrainSettings().batch)
+    run_training(options, settings, None)

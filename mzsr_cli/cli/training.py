@@ -43,8 +43,8 @@ _OPTIONS = (
                  help="Outer updates."),
     click.option("--max-time", type=Duration(), help="Stop after this time (90, 45m, 2h); the "
                  "learning rate decays over it."),
-    click.option("--batch", type=click.IntRange(1), default=_TRAIN.batch,
-                 help="Crops (pretrain) or tasks (meta-train) per update."),
+    click.option("--batch", type=click.IntRange(1), help="Crops (pretrain) or tasks (meta-train) "
+                 f"per update. [{_TRAIN.batch}; {MetaSettings().tasks_per_iteration}]"),
     click.option("--patch", type=click.IntRange(16), default=_TASKS.patch,
                  help="Side of an HR crop in pixels."),
     click.option("--scale", "scales", type=click.FloatRange(1.1, 32), multiple=True,
@@ -76,7 +76,9 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def train_settings(options: dict[str, Any], default_mix: DegradationMix) -> TrainSettings:
+def train_settings(
+    options: dict[str, Any], default_mix: DegradationMix, default_batch: int
+) -> TrainSettings:
     """The options as settings."""
     blurred = 1 - options["no_blur"]
     share = _DRAW.published_fraction / (_DRAW.published_fraction + _DRAW.narrow_fraction)
@@ -90,7 +92,7 @@ def train_settings(options: dict[str, Any], default_mix: DegradationMix) -> Trai
     )
     return TrainSettings(
         iterations=options["iterations"],
-        batch=options["batch"],
+        batch=options["batch"] or default_batch,
         learning_rate=options["learning_rate"],
         seed=options["seed"],
         max_time=options["max_time"],

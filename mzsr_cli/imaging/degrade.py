@@ -90,15 +90,16 @@ class Degradation:
         return sum(rest, start=first)
 
     @cached_property
-    def _interpolators(self) -> dict[Method, tuple[torch.Tensor, torch.Tensor]]:
+    def _interpolators(self) -> dict[tuple[Method, float], tuple[torch.Tensor, torch.Tensor]]:
         return {}
 
     def interpolate(self, y: torch.Tensor, method: Method, damping: float) -> torch.Tensor:
         """LR (..., h, w) to HR (..., H, W) by ``bicubic``, ``spline`` or ``bandlimited``, on the
         grid that the sampling implies. ``damping`` bounds the band-limited division."""
-        if method not in self._interpolators:
-            self._interpolators[method] = self._interpolator(method, damping)
-        return resize.separable(y, *self._interpolators[method])
+        key = (method, damping if method is Method.BANDLIMITED else 0.0)
+        if key not in self._interpolators:
+            self._interpolators[key] = self._interpolator(method, damping)
+        return resize.separable(y, *self._interpolators[key])
 
     def _interpolator(self, method: Method, damping: float) -> tuple[torch.Tensor, torch.Tensor]:
         pair = []

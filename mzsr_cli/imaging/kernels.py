@@ -90,7 +90,8 @@ def shrunk(kernel: Kernel, factor: float) -> Kernel:
     """The kernel seen on a grid that is ``factor`` times coarser (variances / factor^2).
 
     A kernel of HR pixels acts on the grid of an earlier stage as its samples, accumulated into
-    the coarser pixels by linear weights. ``factor`` 1 returns the kernel itself.
+    the coarser pixels by linear weights (which add up to 1/6 px^2 of variance). ``factor`` 1
+    returns the kernel itself.
     """
     if factor <= 1 + 1e-9 or kernel.size == 1:
         return kernel

@@ -11,16 +11,22 @@ from scipy import ndimage
 Image = NDArray[Any]
 
 
+def _wide(image: Image) -> Image:
+    """In double precision, so that integers do not wrap."""
+    array = np.asarray(image)
+    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+
+
 def psnr(estimate: Image, truth: Image, peak: float) -> float:
     """Peak signal-to-noise ratio in dB; inf for equal images. Complex allowed."""
-    error = float(np.mean(np.abs(np.asarray(estimate) - np.asarray(truth)) ** 2))
+    error = float(np.mean(np.abs(_wide(estimate) - _wide(truth)) ** 2))
     return float("inf") if error == 0 else float(10 * np.log10(peak**2 / error))
 
 
 def nmse(estimate: Image, truth: Image) -> float:
     """Energy of the error over the energy of the truth, in dB. Complex allowed."""
-    error = float(np.sum(np.abs(np.asarray(estimate) - np.asarray(truth)) ** 2))
-    energy = float(np.sum(np.abs(np.asarray(truth)) ** 2))
+    error = float(np.sum(np.abs(_wide(estimate) - _wide(truth)) ** 2))
+    energy = float(np.sum(np.abs(_wide(truth)) ** 2))
     if error == 0:
         return float("-inf")
     return float("inf") if energy == 0 else float(10 * np.log10(error / energy))

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from mzsr_cli.imaging import resize
 from mzsr_cli.imaging.degrade import Consistency, Degradation
-from mzsr_cli.imaging.wiener import wiener_matrix
+from mzsr_cli.imaging.wiener import axis_filter
 from mzsr_cli.settings import Method, Sampling, WienerSettings
 
 
-def wiener(operator: Degradation, y: torch.Tensor, settings: WienerSettings) -> torch.Tensor:
+@dataclass(frozen=True)
+class Start:
+    """A starting image (P, H, W), and the mean-square error that its own model expects of it
+    (None where there is no such model)."""
+
+    image: torch.Tensor
+    expected: float | None
+
+
+def wiener(operator: Degradation, y: torch.Tensor, settings: WienerSettings) -> Start:
     """LR planes (P, h, w) to HR (P, H, W) by the slice's own spectrum, both axes apart."""
     planes = y.detach().cpu().double().numpy()
     rows, cols = (
-        wiener_matrix(planes, axis + 1, operator.reduction(axis), operator.scale[axis], settings)
+        axis_filter(planes, axis + 1, operator.reduction(axis), operator.scale[axis], settings)
         for axis in (0, 1)
     )
-    high = torch.as_tensor(rows) @ torch.as_tensor(planes) @ torch.as_tensor(cols).mT
-    return high.to(y)
+    high = torch.as_tensor(rows.matrix) @ torch.as_tensor(planes) @ torch.as_tensor(cols.matrix).mT
+    expected = float(planes.var()) * (1 - rows.explained * cols.explained)
+    return Start(high.to(y), expected)
 
 
 def starting_image(
     operator: Degradation, y: torch.Tensor, consistency: Consistency, settings: WienerSettings
-) -> torch.Tensor:
+) -> Start:
     """LR planes (P, h, w) to the starting image (P, H, W), which explains y.
 
     Without a blur kernel the Wiener interpolation; with one the cubic B-spline, made consistent
@@ -31,10 +43,11 @@ def starting_image(
     is switched off, the cubic B-spline alone.
     """
     if not consistency.settings.enabled:
-        return operator.interpolate(y, Method.SPLINE, consistency.damping)
+        return Start(operator.interpolate(y, Method.SPLINE, consistency.damping), None)
     if operator.kernel.size == 1:
         return wiener(operator, y, settings)
-    return consistency.restore(y, operator.interpolate(y, Method.SPLINE, consistency.damping))
+    spline = operator.interpolate(y, Method.SPLINE, consistency.damping)
+    return Start(consistency.restore(y, spline), None)
 
 
 def carried(

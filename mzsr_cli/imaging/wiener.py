@@ -14,6 +14,7 @@ G. Matheron, "Principles of geostatistics", 1963 (ordinary kriging: unknown cons
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +77,8 @@ def _continued(known: Array, bins: int, settings: WienerSettings) -> Array:
     floor = 1e-30 + 1e-12 * known.max()
     slope = np.polyfit(np.log(at[: len(known)][upper]), np.log(known[upper] + floor), 1)[0]
     beyond = at[len(known) :]
-    spectrum[len(known) :] = edge * beyond ** min(float(slope), settings.slope_max)
+    slope = min(settings.slope_factor * float(slope), settings.slope_max)
+    spectrum[len(known) :] = edge * beyond**slope
     return spectrum
 
 
@@ -102,10 +104,19 @@ def covariance(spectrum: Array, n: int) -> Array:
     return np.asarray(lags[np.minimum(index, period - index)] / lags[0])
 
 
-def wiener_matrix(
+@dataclass(frozen=True)
+class AxisFilter:
+    """Interpolator of one axis, (n_hr, n_lr), and the share of the HR variance that the model
+    expects it to explain, 0 to 1."""
+
+    matrix: Array
+    explained: float
+
+
+def axis_filter(
     planes: Array, axis: int, reduction: Array, scale: float, settings: WienerSettings
-) -> Array:
-    """Interpolator of one axis, (n_hr, n_lr), for LR planes (P, h, w) along ``axis`` 1 or 2.
+) -> AxisFilter:
+    """The Wiener filter of LR planes (P, h, w) along ``axis`` 1 or 2.
 
     ``reduction`` (n_lr, n_hr) is the axis' degradation. A constant slice gives the interpolator
     of a constant.
@@ -113,10 +124,16 @@ def wiener_matrix(
     n_lr, n_hr = reduction.shape
     power = periodogram(planes, axis, settings.padding)
     if not math.isfinite(power.sum()) or power.max() <= 0:
-        return np.full((n_hr, n_lr), 1.0 / n_lr)
+        return AxisFilter(np.full((n_hr, n_lr), 1.0 / n_lr), 1.0)
     lags = covariance(spectral_model(power, reduction, scale, settings), n_hr)
-    mean = settings.mean_variance
-    cross = linalg.matmul_toeplitz(lags, reduction.T) + mean * reduction.sum(1)[None, :]
+    cross = linalg.matmul_toeplitz(lags, reduction.T)
+    explained = float(np.vdot(_gain(cross, reduction, settings), cross)) / n_hr
+    cross = cross + settings.mean_variance * reduction.sum(1)[None, :]
+    return AxisFilter(_gain(cross, reduction, settings), min(1.0, explained))
+
+
+def _gain(cross: Array, reduction: Array, settings: WienerSettings) -> Array:
+    """``cross`` (R cross + mu I)^-1, (n_hr, n_lr)."""
     gram = reduction @ cross
-    gram[np.diag_indices(n_lr)] += settings.damping * np.trace(gram) / n_lr
+    gram[np.diag_indices(len(gram))] += settings.damping * np.trace(gram) / len(gram)
     return np.asarray(linalg.solve(gram, cross.T, assume_a="pos").T)

@@ -74,42 +74,73 @@ def tiled_residual(
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the self-check found: the winner, each candidate's NMSE (dB, mean-free) on the pair
-    (son, LR), and whether the pair tells anything (settings.CheckSettings)."""
+    """What the self-check found on the pair (son, LR).
+
+    ``chosen`` is the winner, ``share`` the part of the network's residual that the pair supports
+    (0 to 1), ``informative`` whether the pair tells anything, ``hopeless`` whether the start is
+    worse than the slice's mean, ``nmse`` each candidate's in dB, mean-free.
+    """
 
     chosen: str
+    share: float
     informative: bool
+    hopeless: bool
     nmse: dict[str, float]
+
+
+NETWORK, START = "network", "start"
+"""Names of the network's result and of its starting image among the candidates."""
 
 
 def verdict(
     candidates: dict[str, torch.Tensor],
     truth: torch.Tensor,
-    first: str,
-    second: str,
     oversampled: bool,
     settings: CheckSettings,
 ) -> Verdict:
-    """Compare candidates (P, h, w), in order of preference, with the LR planes (P, h, w).
+    """Compare candidates (P, h, w), among them NETWORK and START, with the LR planes (P, h, w).
 
-    ``first`` (the network) stands unless
-
-    - the pair is informative and ``second`` (the start) beats it by ``start_margin``, or another
-      by ``margin``; of an ``oversampled`` slice, whose son is not, only ``second`` may win;
-    - or both are worse than the slice's mean: then the best candidate wins.
+    - Where the start is worse than the slice's mean, the best candidate wins, whichever it is.
+    - Where the pair is informative, the network's residual is scaled by its least-squares
+      ``share``, and a classical method wins that beats the scaled one by ``margin``; but not on
+      an ``oversampled`` slice, because its son is not oversampled.
+    - Elsewhere the network stands: the verdict belongs to its training.
     """
     energy = float((truth - truth.mean()).square().sum())
-    errors = {name: float((x - truth).square().sum()) for name, x in candidates.items()}
-    tiny = 1e-20 * max(1.0, energy)
-    nmse = {n: 10 * math.log10(max(e, tiny) / max(energy, tiny)) for n, e in errors.items()}
+    share = _share(candidates[NETWORK] - candidates[START], truth - candidates[START])
+    scaled = candidates[START] + share * (candidates[NETWORK] - candidates[START])
+    nmse = {name: _nmse(x - truth, energy) for name, x in candidates.items()}
+    supported = _nmse(scaled - truth, energy)
+    hopeless = nmse[START] > settings.hopeless_nmse
+    informative = min(nmse.values()) < settings.informative_nmse
     best = min(nmse, key=lambda name: nmse[name])
-    informative = energy > tiny and nmse[best] < settings.informative_nmse
-    chosen = first
-    if energy > tiny and min(nmse[first], nmse[second]) > settings.hopeless_nmse:
-        chosen = best
-    elif informative:
-        if nmse[second] < nmse[first] - settings.start_margin:
-            chosen = second
-        if nmse[best] < nmse[chosen] - settings.margin and not oversampled:
-            chosen = best
-    return Verdict(chosen, informative, nmse)
+    if hopeless:
+        return Verdict(best, 1.0, informative, True, nmse)
+    if not informative:
+        return Verdict(NETWORK, 1.0, False, False, nmse)
+    overruled = nmse[best] < supported - settings.margin and not oversampled
+    return Verdict(best if overruled else NETWORK, share, True, False, nmse)
+
+
+def _share(added: torch.Tensor, missing: torch.Tensor) -> float:
+    """Least-squares share of ``added`` in ``missing``, 0 to 1."""
+    energy = float(added.double().square().sum())
+    product = float((added.double() * missing.double()).sum())
+    return min(1.0, max(0.0, product / energy)) if energy > 0 else 1.0
+
+
+def _nmse(error: torch.Tensor, energy: float) -> float:
+    tiny = 1e-20 * max(1.0, energy)
+    found = max(float(error.double().square().sum()), tiny)
+    return 10 * math.log10(found / max(energy, tiny))
+
+
+def kept_share(added: torch.Tensor, expected: float | None, settings: CheckSettings) -> float:
+    """Part of what the network added (P, H, W) that is plausible, 0 to 1, given the mean-square
+    error that the Wiener model expects of the start: ramps down where the energies' ratio goes
+    from ``added_full`` to ``added_none``. 1 where there is no expectation."""
+    if expected is None or not settings.enabled:
+        return 1.0
+    ratio = float(added.double().square().mean()) / max(expected, 1e-30)
+    span = settings.added_none - settings.added_full
+    return min(1.0, max(0.0, (settings.added_none - ratio) / span))

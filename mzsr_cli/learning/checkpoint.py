@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from pickle import UnpicklingError  # only to catch it
 from typing import Any
 
 import torch
@@ -34,12 +35,26 @@ def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         made_with = state["fingerprint"]
-    except (RuntimeError, KeyError, EOFError, OSError, ValueError) as error:
+    except (
+        RuntimeError, KeyError, EOFError, OSError, ValueError, TypeError, UnpicklingError,
+    ) as error:  # fmt: skip
         raise ResumeError(f"{path}: the checkpoint is damaged. Run without --resume.") from error
-    for key in sorted(set(made_with) | set(fingerprint)):
-        if made_with.get(key) != fingerprint.get(key):
-            raise ResumeError(
-                f"{path}: {key} was {made_with.get(key)!r}, now {fingerprint.get(key)!r}. "
-                "Use the same settings, or run without --resume."
-            )
+    then, now = flat(made_with), flat(fingerprint)
+    differ = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
+    if differ:
+        facts = "; ".join(f"{key} was {then.get(key)!r}, is {now.get(key)!r}" for key in differ[:4])
+        raise ResumeError(
+            f"{path}: the run differs: {facts}. Use the same data and settings, or run without "
+            "--resume."
+        )
     return state
+
+
+def flat(value: Any, before: str = "") -> dict[str, Any]:
+    """Nested dicts as one, keys joined by dots; lists as they are."""
+    if not isinstance(value, dict) or not value:
+        return {before: value}
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= flat(item, f"{before}.{key}" if before else str(key))
+    return found

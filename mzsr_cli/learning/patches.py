@@ -61,7 +61,7 @@ def pair_from(
 ) -> Pair:
     """The pair of LR planes ``low`` (P, h, w) and their truth ``high`` (P, H, W)."""
     consistency = degrade.Consistency(operator, p.consistency, noise)
-    image = start.starting_image(operator, low, consistency, p.wiener)
+    image = start.starting_image(operator, low, consistency, p.wiener).image
     trust = gate.slice_trust(image, operator.scale, p.gate)
     used = consistency if p.consistency.enabled else None
     return Pair(image[:, None], high[:, None], used, trust)

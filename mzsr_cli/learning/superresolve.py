@@ -13,7 +13,16 @@ from mzsr_cli.imaging import degrade, gate, kernels, resize, start
 from mzsr_cli.imaging.stages import stage_scales
 from mzsr_cli.imaging.symmetries import SYMMETRIES, turned, turned_back
 from mzsr_cli.learning import networks
-from mzsr_cli.learning.adapt import Adapted, Verdict, adapt, tiled_residual, verdict
+from mzsr_cli.learning.adapt import (
+    NETWORK,
+    START,
+    Adapted,
+    Verdict,
+    adapt,
+    kept_share,
+    tiled_residual,
+    verdict,
+)
 from mzsr_cli.learning.inner import Pair, Parameters
 from mzsr_cli.learning.patches import Physics, pair_from, rounded
 from mzsr_cli.learning.weights import Weights
@@ -29,10 +38,6 @@ CLASSICAL = (
 )
 """Methods without learning, in order of preference."""
 
-NETWORK, START = "network", "start"
-"""Names of the network's result and of its starting image in the self-check."""
-
-
 def classical(
     method: Method,
     operator: degrade.Degradation,
@@ -42,7 +47,7 @@ def classical(
 ) -> torch.Tensor:
     """LR planes (P, h, w) to HR (P, H, W) by one of CLASSICAL."""
     if method is Method.WIENER:
-        return start.starting_image(operator, planes, consistency, settings.wiener)
+        return start.starting_image(operator, planes, consistency, settings.wiener).image
     if method is Method.BACK_PROJECTION:
         first = operator.interpolate(planes, Method.BICUBIC, 0.0)
         return degrade.back_projection(operator, planes, first, BACK_PROJECTIONS)
@@ -77,6 +82,8 @@ class SliceReport:
         if self.check is not None:
             report["check"] = {
                 "informative": self.check.informative,
+                "hopeless": self.check.hopeless,
+                "share": round(self.check.share, 3),
                 "nmse_db": {name: round(v, 2) for name, v in self.check.nmse.items()},
             }
         return report
@@ -209,26 +216,30 @@ class Solver:
             report.check = self._check(adapted, pair, operator, noise)
             report.steps, report.losses = adapted.kept, adapted.losses
             parameters = adapted.parameters
-        if report.check is not None and report.check.chosen not in (NETWORK, START):
-            report.method = report.check.chosen
-            method, last = Method(report.method), stages[-1]
-            return classical(
-                method, last.operator, planes, last.consistency, self.settings
-            ), report
+        check = report.check
+        if check is not None and check.chosen != NETWORK:
+            name = Method.WIENER if check.chosen == START else Method(check.chosen)
+            report.method, last = str(name), stages[-1]
+            image = classical(name, last.operator, planes, last.consistency, self.settings)
+            return image, report
         # 5. Super-resolve: linear answer, network, consistency, stage by stage.
-        use_network = report.check is None or report.check.chosen == NETWORK
-        report.method = "mzsr" if use_network else str(Method.WIENER)
+        share = check.share if check is not None else 1.0
         added = torch.zeros_like(planes)
-        for stage in stages if use_network else stages[-1:]:
-            linear = classical(
-                Method.WIENER, stage.operator, planes, stage.consistency, self.settings
+        for stage in stages:
+            linear = start.starting_image(
+                stage.operator, planes, stage.consistency, self.settings.wiener
             )
-            if not use_network:
-                return linear, report
-            image = start.carried(linear, added, stage.factor, self.settings.sampling)
-            report.trust = gate.slice_trust(linear, stage.operator.scale, self.settings.gate)
-            added = image + self._change(parameters, image, stage, report.trust) - linear
-        return linear + added, report
+            image = start.carried(linear.image, added, stage.factor, self.settings.sampling)
+            trust = gate.slice_trust(linear.image, stage.operator.scale, self.settings.gate)
+            change = self._change(parameters, image, stage, share * trust)
+            added = image + change - linear.image
+            if stage is not stages[0] and self.settings.consistency.enabled:
+                added = stage.consistency.free(added)
+            if check is not None and not check.hopeless:
+                kept = kept_share(added, linear.expected, self.settings.check)
+                added, share = kept * added, share * kept
+            report.trust = share * trust
+        return linear.image + added, report
 
     def _change(
         self, parameters: Parameters, image: torch.Tensor, stage: Stage, trust: float
@@ -315,6 +326,4 @@ class Solver:
             candidates[str(method)] = classical(
                 method, operator, son, consistency, self.settings
             )
-        return verdict(
-            candidates, truth, NETWORK, START, oversampled, self.settings.check
-        )
+        return verdict(candidates, truth, oversampled, self.settings.check)

@@ -86,6 +86,7 @@ class Trainer:
         self.iteration = 0
         self.elapsed = 0.0
         self.best: dict[str, float] = {}
+        self._whole = True
 
     # -- schedule ---------------------------------------------------------------------------
 
@@ -93,7 +94,9 @@ class Trainer:
         """Share of the run that is done, 0 to 1."""
         s = self.settings
         by_count = self.iteration / max(1, s.iterations)
-        by_time = self.elapsed / s.max_time if s.max_time else 0.0
+        by_time = 0.0 if s.max_time is None else self.elapsed / max(s.max_time, 1e-9)
+        if s.max_time == 0:
+            return 1.0
         return min(1.0, max(by_count, by_time))
 
     def remaining(self) -> float | None:
@@ -115,7 +118,8 @@ class Trainer:
         settings = json.loads(json.dumps(asdict(self.settings), default=str))
         for free in ("max_time", "checkpoint_every", "validate_every"):
             settings.pop(free)
-        return {"settings": settings, "data": self.facts.get("data"), "kind": self.facts["kind"]}
+        decisive = json.loads(json.dumps(self.facts.get("decisive", {}), default=str))
+        return {"settings": settings, "kind": self.facts["kind"], **decisive}
 
     def save(self) -> None:
         """Checkpoint, then the weights file made from the running average."""
@@ -128,13 +132,15 @@ class Trainer:
                 "adam": self.adam.state_dict(),
                 "iteration": self.iteration,
                 "elapsed": self.elapsed,
+                "best": self.best,
             },
         )
         self.export()
 
     def export(self) -> None:
         """Write the running average as a weights file."""
-        facts = {**self.facts, "iterations": self.iteration, "seconds": round(self.elapsed, 1)}
+        facts = {k: v for k, v in self.facts.items() if k != "decisive"}
+        facts |= {"iterations": self.iteration, "seconds": round(self.elapsed, 1)}
         facts["validation"] = self.best
         parameters, rates = self.averaged()
         save_weights(self.run.output, parameters, rates, self.settings.network, facts)
@@ -149,6 +155,7 @@ class Trainer:
         self.average = {n: p.to(device) for n, p in state["average"].items()}
         self.adam.load_state_dict(state["adam"])
         self.iteration, self.elapsed = state["iteration"], state["elapsed"]
+        self.best = state["best"]
 
     def averaged(self) -> tuple[Parameters, Parameters]:
         """Running averages of the parameters, and of the step sizes (not their logarithms)."""
@@ -171,12 +178,14 @@ class Trainer:
         )
         for group in self.adam.param_groups:
             group["lr"] = self.rate() * group["factor"]
+        self._whole = False
         self.adam.step()
         keep = min(self.settings.average, (1 + self.iteration) / (10 + self.iteration))
         with torch.no_grad():
             for name, leaf in self.leaves.items():
                 self.average[name].lerp_(leaf.detach(), 1 - keep)
         self.iteration += 1
+        self._whole = True
         return {**figures, "gradient_norm": float(norm), "learning_rate": self.rate()}
 
     def log(self, kind: str, figures: dict[str, float]) -> Event:
@@ -216,7 +225,8 @@ class Trainer:
                     self.save()
                     last_save = time.monotonic()
         except KeyboardInterrupt:
-            self.save()
+            if self._whole:
+                self.save()
             raise
         self.best = validate(*self.averaged())
         on_event(self.log("validation", self.best))

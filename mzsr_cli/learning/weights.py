@@ -23,6 +23,10 @@ from mzsr_cli.settings import NetworkSettings
 
 CPU = torch.device("cpu")
 FORMAT = 1
+_EDITED = (
+    "the tensors do not fit the architecture in its header. The file is damaged or was edited; "
+    "take a fresh copy."
+)
 RATE_PREFIX = "rate."
 
 
@@ -66,7 +70,7 @@ def load_weights(path: Path, device: torch.device = CPU) -> Weights:
     if not path.is_file():
         raise MissingInputError(f"{path}: no such weights file. `mzsr info` lists the shipped.")
     header, tensors = _read(path)
-    settings = NetworkSettings(**header["network"])
+    settings = _architecture(path, header, tensors)
     network = build(settings)
     rates = {n.removeprefix(RATE_PREFIX): t for n, t in tensors.items() if n.startswith("rate.")}
     state = {n: t for n, t in tensors.items() if not n.startswith(RATE_PREFIX)}
@@ -74,13 +78,36 @@ def load_weights(path: Path, device: torch.device = CPU) -> Weights:
         network.load_state_dict(state)
     except RuntimeError as error:
         raise WeightsError(
-            f"{path}: the tensors do not fit the architecture in its header. "
-            "The file is damaged or was edited; take a fresh copy."
+            f"{path}: {_EDITED}"
         ) from error
     network.to(device)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     rates = {name: rate.to(device) for name, rate in rates.items()}
     return Weights(network, settings, rates, header.get("facts", {}), digest, path.stem)
+
+
+def _architecture(
+    path: Path, header: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> NetworkSettings:
+    """The header's architecture, held against the stored tensors before anything is allocated.
+
+    Raises WeightsError where it is no architecture, or is larger than what is stored.
+    """
+    try:
+        settings = NetworkSettings(**header["network"])
+        sizes = (settings.channels, settings.depth, settings.width)
+        sane = all(type(size) is int and size > 0 for size in sizes)
+        stored = sum(tensor.numel() for tensor in tensors.values())
+        if sane and sane_size(settings) <= stored:
+            return settings
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: {_EDITED}") from error
+    raise WeightsError(f"{path}: {_EDITED}")
+
+
+def sane_size(settings: NetworkSettings) -> int:
+    """A lower bound of the scalars that an architecture stores."""
+    return max(0, settings.depth - 2) * settings.width**2 + settings.channels * settings.width
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -98,6 +125,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             header: dict[str, Any] = json.loads(text)
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error}).") from error
+    if not isinstance(header, dict):
+        raise WeightsError(f"{path}: {_EDITED}")
     if header.get("format") != FORMAT:
         raise WeightsError(f"{path}: format {header.get('format')}, this mzsr reads {FORMAT}.")
     return header, tensors

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,8 @@ def train(
     physics = Physics(settings.consistency, WienerSettings(), GateSettings())
     maker = TaskMaker(sources, settings.tasks, physics, settings.seed)
     weights = load_weights(init, device) if init else None
+    if weights is not None:
+        settings = replace(settings, network=weights.settings)
     network = weights.network if weights else networks.build(settings.network, settings.seed)
     network.to(device)
     log_rates = _log_rates(network, weights, meta)
@@ -215,9 +218,16 @@ def _log_rates(
     """Logarithms of the inner step sizes, from ``init`` or the default; none in pretraining."""
     if meta is None:
         return {}
-    default = torch.tensor([meta.inner_rate])
     rates = weights.rates if weights else {}
-    return {n: rates.get(n, default).log() for n, _ in network.named_parameters()}
+    default = torch.tensor([meta.inner_rate])
+    return {n: rates.get(n, default).log().to(p.device) for n, p in network.named_parameters()}
+
+
+def _digest(slices: list[Planes]) -> str:
+    digest = hashlib.sha256()
+    for planes in slices:
+        digest.update(repr(planes.shape).encode() + np.ascontiguousarray(planes).tobytes())
+    return digest.hexdigest()
 
 
 def _facts(
@@ -234,7 +244,14 @@ def _facts(
     return {
         "kind": kind,
         "mzsr": __version__,
-        "data": {source.name: len(source.slices) for source in sources},
+        "data": [[source.name, len(source.slices)] for source in sources],
+        "decisive": {
+            "data": [[s.name, len(s.slices), _digest(s.slices)] for s in sources],
+            "init": init.digest if init else None,
+            "meta": asdict(meta) if meta else None,
+            "wiener": asdict(WienerSettings()),
+            "gate": asdict(GateSettings()),
+        },
         "init": {"name": init.name, "sha256": init.digest, "facts": init.facts} if init else None,
         "meta": asdict(meta) if meta else None,
         "degradations": str(tasks.mix),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mzsr_cli import __version__
 from mzsr_cli.cubes.atomic import AtomicOutput
+from mzsr_cli.cubes.checks import writing
 from mzsr_cli.cubes.cube import CubeInfo, CubeReader, CubeWriter, Shape
 from mzsr_cli.cubes.image import ImageReader, ImageWriter
 from mzsr_cli.cubes.journal import Journal, journal_header
@@ -390,7 +391,8 @@ def _provenance(
 def _finish(output: AtomicOutput, journal: Journal, record: dict[str, Any]) -> None:
     """Everything under its final name: the provenance last, then the journal goes."""
     text = AtomicOutput(provenance_path(output.target), overwrite=True)
-    text.part.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+    with writing(text.part):
+        text.part.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
     output.commit()
     text.commit()
     journal.remove()
