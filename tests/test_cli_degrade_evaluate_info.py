@@ -125,7 +125,7 @@ def test_noise_is_relative_to_the_range_and_seeded(tmp_path: Path) -> None:
     cube = waves(shape=(120, 121, 2))
     source = save(tmp_path / "cube.npy", cube)
     made = {}
-    for name, seed in {"a": 1, "b": 1, "c": -1}.items():
+    for name, seed in {"a": 1, "b": 1, "c": 2}.items():
         target = tmp_path / f"{name}_out.npy"
         common = ("degrade", source, "--scale", "1", "--sampling", "direct", "-o", target)
         assert run(*common, "--noise", "0.05", "--seed", seed) == 0

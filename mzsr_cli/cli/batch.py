@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mzsr_cli.cli import show
-from mzsr_cli.errors import MzsrError, PartialFailure
+from mzsr_cli.errors import MzsrError, PartialFailure, ResourceError
 
 
 @dataclass
@@ -24,9 +24,16 @@ class Batch:
         try:
             return work()
         except MzsrError as error:
-            show.error(str(error))
-            self.failures.append((name, error))
-            return None
+            return self._failed(name, error)
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "memory" not in str(error):
+                raise
+            message = f"{name}: out of memory. Type a smaller --tile or --scale, or free memory."
+            return self._failed(name, ResourceError(message))
+
+    def _failed(self, name: str, error: MzsrError) -> None:
+        show.error(str(error))
+        self.failures.append((name, error))
 
     def expand(self, arguments: Iterable[str]) -> list[Path]:
         """Files of all arguments, each once; arguments that fail are kept as failures."""

@@ -38,7 +38,9 @@ precision_option = click.option(
     default=_DEFAULTS.precision.value,
     help="Arithmetic of the convolutions.",
 )
-seed_option = click.option("--seed", type=int, default=_DEFAULTS.seed, help="Random seed.")
+seed_option = click.option(
+    "--seed", type=click.IntRange(0), default=_DEFAULTS.seed, help="Random seed."
+)
 
 
 class Scale(click.ParamType):

@@ -19,7 +19,7 @@ from rich.text import Text
 
 def console() -> Console:
     """Console on stderr."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def error(message: str) -> None:
@@ -84,7 +84,7 @@ def table(title: str, rows: list[dict[str, Any]]) -> None:
         shown.add_column(name, justify="left" if isinstance(value, str) else "right")
     for row in rows:
         shown.add_row(*(Text(figure(value)) for value in row.values()))
-    out = Console(highlight=False, markup=False)
+    out = Console(highlight=False, markup=False, emoji=False)
     if not out.is_terminal:
         out.width = 1000
     out.print(shown)

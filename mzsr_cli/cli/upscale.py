@@ -76,15 +76,17 @@ def command(**options: Any) -> int:
     """
     from mzsr_cli.pipeline.dry_run import dry_run
     from mzsr_cli.pipeline.targets import plan_targets
-    from mzsr_cli.pipeline.upscale import upscale_cube
+    from mzsr_cli.pipeline.upscale import check_request, upscale_cube
 
     batch, quiet = Batch(), options["quiet"]
     settings = _settings(options)
+    check_request(settings)
     for source, target in plan_targets(
         batch.expand(options["inputs"]), options["output"], _tag(settings)
     ):
         if options["dry_run"]:
-            report = batch.add(str(source), _bound(dry_run, source, target, settings))
+            report = batch.add(str(source), _bound(
+                dry_run, source, target, settings, options["overwrite"]))
         else:
             with show.progress(not quiet) as bar:
                 ticker = show.upscale_ticker(bar, source.name, quiet, options["verbose"])

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from mzsr_cli.errors import KernelError, UsageError
 from mzsr_cli.settings import KERNEL_SUM_TOLERANCE, KernelDraw
 
+VARIANCE_MAX = 1e4
+"""Largest variance of a Gaussian kernel, in HR pixels squared."""
+
 Kernel = NDArray[np.float64]
 
 
@@ -31,6 +34,11 @@ def gaussian(lambda1: float, lambda2: float | None = None, theta: float = 0.0) -
         raise KernelError(
             f"gaussian kernel: variances {lambda1:g}, {lambda2:g} must be positive and finite. "
             "Type --kernel gaussian:2.0 or gaussian:4,1,-0.5 (variances, radians)."
+        )
+    if max(lambda1, lambda2) > VARIANCE_MAX:
+        raise KernelError(
+            f"gaussian kernel: variance {max(lambda1, lambda2):g} is over {VARIANCE_MAX:g}. "
+            "Type variances in pixels of the fine grid, such as gaussian:2.0."
         )
     radius = max(1, math.ceil(4.5 * math.sqrt(max(lambda1, lambda2))))
     axis = np.arange(-radius, radius + 1, dtype=np.float64)

@@ -24,11 +24,14 @@ class Start:
 def wiener(operator: Degradation, y: torch.Tensor, settings: WienerSettings) -> Start:
     """LR planes (P, h, w) to HR (P, H, W) by the slice's own spectrum, both axes apart."""
     planes = y.detach().cpu().double().numpy()
+    mean = planes.mean((1, 2), keepdims=True)
+    planes = planes - mean
     rows, cols = (
         axis_filter(planes, axis + 1, operator.reduction(axis), operator.scale[axis], settings)
         for axis in (0, 1)
     )
-    high = torch.as_tensor(rows.matrix) @ torch.as_tensor(planes) @ torch.as_tensor(cols.matrix).mT
+    left, right = torch.as_tensor(rows.matrix), torch.as_tensor(cols.matrix)
+    high = resize.separable(torch.as_tensor(planes), left, right) + torch.as_tensor(mean)
     expected = float(planes.var()) * (1 - rows.explained * cols.explained)
     return Start(high.to(y), expected)
 

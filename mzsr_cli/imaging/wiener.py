@@ -32,7 +32,7 @@ def periodogram(planes: Array, axis: int, padding: int) -> Array:
     Frequencies 0 to Nyquist in ``padding * n + 1`` steps; mean 1 (all zero stays zero).
     """
     n = planes.shape[axis]
-    lines = np.moveaxis(planes - planes.mean(), axis, -1).reshape(-1, n)
+    lines = np.moveaxis(planes - planes.mean((1, 2), keepdims=True), axis, -1).reshape(-1, n)
     window = windows.hann(n + 2)[1:-1]
     power = np.abs(np.fft.rfft(lines * window, 2 * padding * n, axis=-1)) ** 2
     mean = power.mean(0)

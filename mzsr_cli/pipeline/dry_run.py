@@ -20,11 +20,13 @@ ZSSR_ITERATIONS = 1500
 """Iterations that a ZSSR run typically takes to its stop, for the estimate."""
 
 
-def dry_run(source: Path, target: Path, settings: UpscaleSettings) -> dict[str, Any]:
+def dry_run(
+    source: Path, target: Path, settings: UpscaleSettings, overwrite: bool = False
+) -> dict[str, Any]:
     """What ``upscale_cube`` would do. Raises the errors that it would raise before work."""
     with open_cube(source, settings.variable, settings.slice_axis) as reader:
         plan = make_plan(reader, target, settings)
-        AtomicOutput(target, overwrite=True, nbytes=plan.out.nbytes)
+        AtomicOutput(target, overwrite, nbytes=plan.out.nbytes)
         planes = 2 if reader.info.is_complex else 1
         stages = stage_scales(plan.scale, plan.solver().factor_max)
         seconds = estimated_seconds(plan, planes, stages)
@@ -49,13 +51,9 @@ def dry_run(source: Path, target: Path, settings: UpscaleSettings) -> dict[str, 
         }
 
 
-def estimated_seconds(
-    plan: Plan, planes: int, stages: list[tuple[float, float]]
-) -> float:
+def estimated_seconds(plan: Plan, planes: int, stages: list[tuple[float, float]]) -> float:
     """Seconds for one slice, from the network's measured speed on this machine."""
-    pixels = [
-        planes * plan.lr_shape[0] * rows * plan.lr_shape[1] * cols for rows, cols in stages
-    ]
+    pixels = [planes * plan.lr_shape[0] * rows * plan.lr_shape[1] * cols for rows, cols in stages]
     if plan.method not in (Method.MZSR, Method.ZSSR):
         return 2e-8 * pixels[-1]
     forward, backward = _seconds_per_pixel(plan)

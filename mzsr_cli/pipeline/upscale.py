@@ -17,12 +17,19 @@ from numpy.typing import NDArray
 
 from mzsr_cli import __version__
 from mzsr_cli.cubes.atomic import AtomicOutput
-from mzsr_cli.cubes.checks import writing
+from mzsr_cli.cubes.checks import available_memory, format_bytes, writing
 from mzsr_cli.cubes.cube import CubeInfo, CubeReader, CubeWriter, Shape
 from mzsr_cli.cubes.image import ImageReader, ImageWriter
-from mzsr_cli.cubes.journal import Journal, journal_header
+from mzsr_cli.cubes.journal import Journal, input_identity, journal_header
 from mzsr_cli.cubes.open import OutputFormat, create_cube, open_cube, output_format
-from mzsr_cli.errors import InputError, MzsrError, ResourceError, UsageError, WeightsError
+from mzsr_cli.errors import (
+    InputError,
+    MzsrError,
+    ResourceError,
+    ResumeError,
+    UsageError,
+    WeightsError,
+)
 from mzsr_cli.imaging import resize
 from mzsr_cli.imaging.kernels import Kernel
 from mzsr_cli.imaging.normalize import (
@@ -133,6 +140,7 @@ def make_plan(reader: CubeReader, target: Path, settings: UpscaleSettings) -> Pl
     kernel = load_kernel(settings.kernel)
     is_image = info.format in ("png", "jpeg")
     method, weights, notes = choose_weights(settings, scale, is_image, device)
+    check_memory(info, hr_shape, device)
     return Plan(
         info.path, target, slices, lr_shape, shape, scale, out, method, weights, kernel,
         device, precision, rounding_of(info), settings, tuple(notes),
@@ -147,12 +155,42 @@ def rounding_of(info: CubeInfo) -> float:
     return ROUNDING * LUMA_ROUNDING if info.format in ("png", "jpeg") else 0.0
 
 
+HR_COPIES = 10
+"""Float32 copies of an HR slice that a run holds at its peak (start, residual, tiles, ...)."""
+
+
+def check_memory(info: CubeInfo, hr_shape: tuple[int, int], device: torch.device) -> None:
+    """Raise ResourceError where one HR slice cannot be worked on in the memory that is free."""
+    planes = 2 if info.is_complex else 1
+    pixels = hr_shape[0] * hr_shape[1]
+    axes = sum(n * m for n, m in zip(hr_shape, info.shape[:2], strict=True))
+    needed = 4 * HR_COPIES * planes * pixels + 8 * 6 * axes
+    free = available_memory()
+    if device.type == "cuda":
+        free = min(free, torch.cuda.mem_get_info(device)[0])
+    if needed > free:
+        raise ResourceError(
+            f"{info.path}: one result slice of {hr_shape[0]}x{hr_shape[1]} takes about "
+            f"{format_bytes(needed)} to work on, {format_bytes(free)} are free. Type a smaller "
+            "--scale, or cut the slices into parts."
+        )
+
+
+def check_request(settings: UpscaleSettings) -> None:
+    """What can be said of a request without any input: raises the MzsrError that every input
+    would raise (grid, device, kernel, weights), so that a batch fails once and at once."""
+    if (settings.scale is None) == (settings.size is None):
+        raise UsageError("type either --scale (such as 4 or 4x1.5) or --size (such as 256x256).")
+    runtime.pick_device(settings.device)
+    load_kernel(settings.kernel)
+    if settings.weights is not None:
+        catalog.find(settings.weights)
+
+
 def output_grid(
     lr_shape: tuple[int, int], settings: UpscaleSettings
 ) -> tuple[tuple[float, float], tuple[int, int]]:
     """(scale per axis, HR shape) from ``--scale`` or ``--size``. Raises UsageError."""
-    if (settings.scale is None) == (settings.size is None):
-        raise UsageError("type either --scale (such as 4 or 4x1.5) or --size (such as 256x256).")
     if settings.size is None:
         assert settings.scale is not None
         rows, cols = (
@@ -196,7 +234,9 @@ def choose_weights(
     """
     if settings.method not in (None, Method.MZSR):
         assert settings.method is not None
-        return settings.method, None, []
+        unused = settings.weights is not None
+        notes = [f"--weights is not used by --method {settings.method}"] if unused else []
+        return settings.method, None, notes
     if settings.weights is not None:
         return Method.MZSR, _fitting(catalog.find(settings.weights), device), []
     kind = "images" if is_image else "channels"
@@ -244,6 +284,8 @@ def upscale_cube(
     begin = time.monotonic()
     with open_cube(source, settings.variable, settings.slice_axis) as reader:
         plan = make_plan(reader, target, settings)
+        if resume and not overwrite and target.exists():
+            return already_done(reader, plan)
         output = AtomicOutput(target, overwrite, plan.out.nbytes)
         on_plan(plan)
         with _writing(reader, plan, output, resume) as (writer, journal):
@@ -252,6 +294,27 @@ def upscale_cube(
         record = _provenance(reader, writer, journal, plan, notes, time.monotonic() - begin)
         _finish(output, journal, record)
     return record
+
+
+def already_done(reader: CubeReader, plan: Plan) -> dict[str, Any]:
+    """The provenance of a finished result that a resumed batch meets again.
+
+    Raises ResumeError where it was made from another input or with other settings.
+    """
+    path = provenance_path(plan.target)
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        record = {}
+    now = plan.facts() | {"input_identity": input_identity(reader.info)}
+    wanted = json.loads(json.dumps(now, default=str))
+    differ = sorted(key for key in wanted if record.get(key) != wanted[key])
+    if differ:
+        raise ResumeError(
+            f"{plan.target}: is already there, but was made differently ({', '.join(differ)}). "
+            "Type --overwrite to replace it, or name another output with -o."
+        )
+    return record | {"notes": ["already done"], "seconds": 0.0}
 
 
 @contextmanager
@@ -380,8 +443,9 @@ def _provenance(
         "variable": reader.info.variable,
         "lr_shape": list(reader.info.shape),
         **plan.facts(),
+        "input_identity": input_identity(reader.info),
         "format": plan.out.format,
-        "device": runtime.describe_device(plan.device),
+        "device_used": runtime.describe_device(plan.device),
         "seconds": round(seconds, 3),
         "notes": [*notes, *reader.notes, *writer.notes],
         "slice_reports": [journal.finished[k] for k in sorted(journal.finished)],

@@ -1,0 +1,376 @@
+"""Algorithm 2 (learning.adapt): any number of steps is safe; the verdict; the window."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mzsr_cli.imaging import degrade, kernels
+from mzsr_cli.learning import networks
+from mzsr_cli.learning.adapt import NETWORK, START, adapt, kept_share, tiled_residual, verdict
+from mzsr_cli.learning.inner import Pair, pair_loss
+from mzsr_cli.learning.superresolve import Solver
+from mzsr_cli.settings import (
+    AdaptSettings,
+    CheckSettings,
+    Method,
+    NetworkSettings,
+    Precision,
+    Sampling,
+    TileSettings,
+    UpscaleSettings,
+)
+
+FP32 = Precision.FP32
+CHECK = CheckSettings()
+
+
+@pytest.fixture
+def network() -> Any:
+    return networks.build(NetworkSettings(depth=3, width=8), seed=4)
+
+
+@pytest.fixture
+def pair(rng: np.random.Generator) -> Pair:
+    high = torch.from_numpy(rng.random((2, 1, 22, 18))).float()
+    return Pair(0.8 * high + 0.1, high, None, 1.0)
+
+
+def parameters_of(network: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in network.named_parameters()}
+
+
+def rates_of(network: Any, rate: float) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor([rate]) for name, _ in network.named_parameters()}
+
+
+def loss_of(network: Any, parameters: dict[str, torch.Tensor], pair: Pair) -> float:
+    return float(pair_loss(network, parameters, pair, FP32).detach())
+
+
+# adapt -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-3, 1e-2, 1.0, 1e3, math.inf])
+@pytest.mark.parametrize("steps", [0, 1, 10, 60])
+def test_kept_parameters_are_never_worse(
+    network: Any, pair: Pair, rate: float, steps: int
+) -> None:
+    before = parameters_of(network)
+    first = loss_of(network, before, pair)
+    adapted = adapt(network, before, rates_of(network, rate), pair, AdaptSettings(steps), FP32)
+    kept = loss_of(network, adapted.parameters, pair)
+    assert kept <= first
+    assert math.isclose(kept, min(adapted.losses), rel_tol=1e-6)
+    assert adapted.losses[0] == first
+    assert len(adapted.losses) == steps + 1
+    assert adapted.losses[adapted.kept] == min(adapted.losses)
+    assert all(torch.isfinite(p).all() for p in adapted.parameters.values())
+    assert not any(p.requires_grad for p in adapted.parameters.values())
+
+
+def test_steps_lower_the_loss(network: Any, pair: Pair) -> None:
+    settings = AdaptSettings(30)
+    adapted = adapt(
+        network, parameters_of(network), rates_of(network, 3e-2), pair, settings, FP32
+    )
+    assert min(adapted.losses) < 0.9 * adapted.losses[0]
+    assert adapted.kept > 0
+
+
+def test_a_rate_too_large_is_halved_until_it_helps(network: Any, pair: Pair) -> None:
+    settings = AdaptSettings(60)
+    adapted = adapt(
+        network, parameters_of(network), rates_of(network, 1e3), pair, settings, FP32
+    )
+    assert max(adapted.losses) > 1.5 * adapted.losses[0] or not np.isfinite(adapted.losses).all()
+    assert min(adapted.losses) < adapted.losses[0]
+
+
+def test_first_step_is_gradient_descent(network: Any, pair: Pair) -> None:
+    """One step equals theta - alpha * gradient, by torch's own optimiser."""
+    before = parameters_of(network)
+    optimiser = torch.optim.SGD(network.parameters(), lr=1e-3)
+    start, truth = pair.start, pair.truth
+    (start + network(start) - truth).abs().mean().backward()
+    optimiser.step()
+    adapted = adapt(network, before, rates_of(network, 1e-3), pair, AdaptSettings(1), FP32)
+    assert adapted.kept == 1
+    for name, p in network.named_parameters():
+        torch.testing.assert_close(adapted.parameters[name], p.detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_given_parameters_are_left_alone(network: Any, pair: Pair) -> None:
+    before = parameters_of(network)
+    copy = {name: p.clone() for name, p in before.items()}
+    adapted = adapt(network, before, rates_of(network, 1e-2), pair, AdaptSettings(3), FP32)
+    assert all(torch.equal(before[name], copy[name]) for name in copy)
+    assert any(not torch.equal(adapted.parameters[name], copy[name]) for name in copy)
+
+
+def test_zero_steps_keep_the_parameters(network: Any, pair: Pair) -> None:
+    before = parameters_of(network)
+    adapted = adapt(network, before, rates_of(network, 1.0), pair, AdaptSettings(0), FP32)
+    assert adapted.kept == 0
+    assert all(torch.equal(before[name], p) for name, p in adapted.parameters.items())
+
+
+@pytest.mark.parametrize("side", [5, 7, 16, 40])
+def test_tiles_cover_the_whole(network: Any, rng: np.random.Generator, side: int) -> None:
+    planes = torch.from_numpy(rng.standard_normal((2, 29, 23))).float()
+    with torch.no_grad():
+        whole = network(planes[:, None])[:, 0]
+    tiled = tiled_residual(network, parameters_of(network), planes, TileSettings(side), FP32)
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
+
+
+# verdict ---------------------------------------------------------------------------------
+
+
+class Judge:
+    """Candidates made of two orthogonal errors, each with the truth's energy about its mean."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.truth = 100 + torch.from_numpy(rng.standard_normal((2, 9, 7)))
+        size = (self.truth - self.truth.mean()).norm()
+        errors = torch.from_numpy(rng.standard_normal((2, 9 * 7 * 2)))
+        basis = torch.linalg.qr(errors.T).Q.T.reshape(2, 2, 9, 7) * size
+        self.one, self.two = basis[0], basis[1]
+
+    def off(self, db: float) -> torch.Tensor:
+        """An image with that NMSE."""
+        return self.truth + 10 ** (db / 20) * self.one
+
+    def __call__(
+        self, network: Any, start: Any, oversampled: bool = False, **others: float
+    ) -> Any:
+        images = {
+            name: value if isinstance(value, torch.Tensor) else self.off(value)
+            for name, value in {NETWORK: network, START: start, **others}.items()
+        }
+        return verdict(images, self.truth, oversampled, CHECK)
+
+
+@pytest.fixture
+def judge(rng: np.random.Generator) -> Judge:
+    return Judge(rng)
+
+
+def test_figures_are_mean_free_nmse(judge: Judge) -> None:
+    found = judge(-20.0, -13.5, spline=4.0)
+    assert found.nmse == pytest.approx({NETWORK: -20.0, START: -13.5, "spline": 4.0})
+    assert found.chosen == NETWORK and found.informative and not found.hopeless
+
+
+@pytest.mark.parametrize("oversampled", [False, True])
+def test_network_stands_when_the_pair_says_nothing(judge: Judge, oversampled: bool) -> None:
+    edge = CHECK.informative_nmse
+    found = judge(-1.0, -2.0, oversampled, spline=edge + 0.1)
+    assert found.chosen == NETWORK and not found.informative and found.share == 1
+    assert judge(-1.0, -2.0, oversampled, spline=edge - 0.1).informative
+
+
+def test_another_wins_by_its_margin(judge: Judge) -> None:
+    step = CHECK.margin
+    assert judge(-20.0, -19.0, spline=-20.0 - 0.9 * step).chosen == NETWORK
+    past = judge(-20.0, -19.0, bicubic=-18.0, spline=-20.0 - 1.1 * step)
+    assert past.chosen == "spline"
+
+
+def test_another_must_beat_the_scaled_network(judge: Judge) -> None:
+    """A network that only harms is scaled away, and what is left is as good as the start."""
+    step = CHECK.margin
+    assert judge(-10.0, -20.0, spline=-20.0 - 0.9 * step).chosen == NETWORK
+    assert judge(-10.0, -20.0, spline=-20.0 - 1.1 * step).chosen == "spline"
+
+
+def test_oversampled_slices_keep_the_network(judge: Judge) -> None:
+    assert judge(-20.0, -19.0, True, spline=-60.0).chosen == NETWORK
+    assert judge(-20.0, -19.0, False, spline=-60.0).chosen == "spline"
+
+
+@pytest.mark.parametrize("oversampled", [False, True])
+def test_hopeless_slices_get_the_best(judge: Judge, oversampled: bool) -> None:
+    worst = CHECK.hopeless_nmse
+    found = judge(worst + 2, worst + 0.1, oversampled, bicubic=worst - 0.1, spline=worst)
+    assert found.hopeless and found.chosen == "bicubic"
+    assert judge(worst - 1, worst + 0.1, oversampled, spline=worst).chosen == NETWORK
+    assert judge(worst + 2, worst + 0.1, oversampled, spline=worst + 1).chosen == START
+    assert not judge(worst + 2, worst - 0.1, oversampled, spline=worst - 0.2).hopeless
+
+
+@pytest.mark.parametrize("wanted", [0.0, 0.3, 1.0])
+def test_share_is_what_the_pair_supports(judge: Judge, wanted: float) -> None:
+    """The start misses e; the network adds r that holds e and an orthogonal error. The best
+    multiple of r is <e, r> / <r, r>, by construction ``wanted``."""
+    missing = 0.1 * judge.one
+    start = judge.truth - missing
+    if wanted == 0:
+        added = 0.2 * judge.two
+    else:
+        added = missing + math.sqrt(1 / wanted - 1) * 0.1 * judge.two
+    found = judge(start + added, start)
+    assert found.share == pytest.approx(wanted, abs=1e-6)
+    assert found.chosen == NETWORK
+
+
+def test_share_stays_between_nothing_and_all(judge: Judge) -> None:
+    missing = 0.1 * judge.one
+    start = judge.truth - missing
+    assert judge(start + 0.5 * missing, start).share == 1  # twice would be better still
+    assert judge(start - missing, start).share == 0
+    assert judge(start, start).share == 1
+
+
+def test_a_perfect_candidate_and_a_constant_truth_have_figures() -> None:
+    truth = torch.zeros(1, 8, 8)
+    constant = verdict({NETWORK: truth, START: truth + 1}, truth, False, CHECK)
+    assert all(math.isfinite(v) for v in (*constant.nmse.values(), constant.share))
+    ramp = torch.arange(64.0).reshape(1, 8, 8)
+    exact = verdict({NETWORK: ramp + 1, START: ramp}, ramp, False, CHECK)
+    assert exact.share == 0
+    assert all(math.isfinite(v) for v in exact.nmse.values())
+
+
+# how much the network may add ------------------------------------------------------------
+
+
+def kept(ratio: float, **settings: Any) -> float:
+    added = torch.full((1, 4, 5), math.sqrt(ratio * 0.04))
+    return kept_share(added, 0.04, CheckSettings(**settings))
+
+
+def test_small_corrections_are_kept_and_large_ones_are_not() -> None:
+    full, none = CHECK.added_full, CHECK.added_none
+    assert kept(0.0) == 1 and kept(0.99 * full) == 1
+    assert kept(1.01 * none) == 0 and kept(100.0) == 0
+    assert kept((full + none) / 2) == pytest.approx(0.5, abs=1e-5)
+    ramp = [kept(full + (none - full) * x) for x in np.linspace(0, 1, 9)]
+    assert all(a >= b for a, b in pairwise(ramp))
+
+
+def test_everything_is_kept_without_an_expectation() -> None:
+    assert kept_share(torch.ones(1, 3, 3), None, CHECK) == 1
+    assert kept(1e6, enabled=False) == 1
+    assert kept_share(torch.ones(1, 3, 3), 0.0, CHECK) == 0
+    assert kept_share(torch.zeros(1, 3, 3), 0.0, CHECK) == 1
+
+
+# window ----------------------------------------------------------------------------------
+
+
+def solver(side: int, shape: tuple[int, int]) -> Solver:
+    settings = UpscaleSettings(scale=(2.0, 2.0), adapt=AdaptSettings(window=side))
+    return Solver(
+        shape, (2.0, 2.0), (2 * shape[0], 2 * shape[1]), kernels.delta(), Method.SPLINE, None,
+        settings, FP32, torch.device("cpu"),
+    )  # fmt: skip
+
+
+def detail(window: torch.Tensor) -> float:
+    rows, cols = window.diff(dim=-2), window.diff(dim=-1)
+    return float(rows.square().sum() + cols.square().sum())
+
+
+@pytest.mark.parametrize("planes", [1, 2])
+@pytest.mark.parametrize("corner", [(0, 0), (0, 19), (13, 7), (29, 19)])
+def test_window_with_the_most_detail(
+    rng: np.random.Generator, planes: int, corner: tuple[int, int]
+) -> None:
+    """Noise in a patch of the window's size, a gentle slope around it."""
+    side, (height, width) = 12, (41, 31)
+    slope = np.linspace(0, 1, height)[:, None] + np.linspace(0, 1, width)
+    image = np.repeat(slope[None], planes, 0)
+    top, left = corner
+    image[-1, top : top + side, left : left + side] += rng.standard_normal((side, side))
+    found = solver(side, (height, width))._window(torch.from_numpy(image)).numpy()
+    assert found.shape == (planes, side, side)
+    # The jump between patch and slope may be worth a border row or column.
+    matches = [
+        (t, le)
+        for t in range(max(0, top - 1), top + 2)
+        for le in range(max(0, left - 1), left + 2)
+        if np.array_equal(image[:, t : t + side, le : le + side], found)
+    ]
+    assert len(matches) == 1
+
+
+def test_window_is_the_best_of_all(rng: np.random.Generator) -> None:
+    """No other window of that size has more squared differences inside it, but for the
+    differences across its border."""
+    image = torch.from_numpy(rng.standard_normal((1, 17, 23)) * rng.random((1, 17, 23)) ** 3)
+    side = 9
+    found = detail(solver(side, (17, 23))._window(image))
+    everywhere = [
+        detail(image[:, top : top + side, left : left + side])
+        for top in range(17 - side + 1)
+        for left in range(23 - side + 1)
+    ]
+    assert found >= np.quantile(everywhere, 0.9)
+
+
+def test_small_slices_are_their_own_window(rng: np.random.Generator) -> None:
+    image = torch.from_numpy(rng.standard_normal((2, 12, 9)))
+    assert torch.equal(solver(12, (12, 9))._window(image), image)
+    narrow = solver(10, (30, 9))._window(torch.from_numpy(rng.standard_normal((2, 30, 9))))
+    assert narrow.shape == (2, 10, 9)
+
+
+# the pair and the check inside the solver ------------------------------------------------
+
+
+def mzsr(
+    cube: Any, factor: float = 2.0, steps: int = 4, sampling: Sampling = Sampling.BICUBIC,
+    **settings: Any,
+) -> Any:  # fmt: skip
+    """A slice by a tiny network: (HR planes, report)."""
+    from mzsr_cli.learning.weights import Weights
+
+    shape = NetworkSettings(depth=3, width=8)
+    net = networks.build(shape, seed=4)
+    weights = Weights(net, shape, rates_of(net, 1e-3), {"scales": [2.0, 4.0]})
+    low = tuple(cube.shape[-2:])
+    operator = degrade.enlargement(kernels.delta(), sampling, (factor, factor), low)
+    made = Solver(
+        low, (factor, factor), operator.hr_shape, kernels.delta(), Method.MZSR, weights,
+        UpscaleSettings(
+            scale=(factor, factor), sampling=sampling, adapt=AdaptSettings(steps=steps), **settings
+        ),
+        FP32, torch.device("cpu"),
+    )  # fmt: skip
+    return made.solve(torch.as_tensor(cube).float(), 0, 0.0)
+
+
+def test_slices_too_small_for_a_son_still_come_out(rng: np.random.Generator) -> None:
+    image, report = mzsr(rng.random((1, 9, 9)))
+    assert image.shape == (1, 18, 18) and torch.isfinite(image).all()
+    assert report.losses == [] and report.check is None
+
+
+def test_the_check_can_be_switched_off(rng: np.random.Generator) -> None:
+    _, report = mzsr(rng.random((1, 20, 19)), check=CheckSettings(enabled=False))
+    assert report.check is None and report.method == "mzsr" and len(report.losses) == 5
+
+
+def test_a_classical_choice_is_that_classical_answer() -> None:
+    """A verdict for a classical method gives that method's result, exactly."""
+    always = CheckSettings(informative_nmse=1e9, hopeless_nmse=-1e9)
+    rng = np.random.default_rng(3)
+    seen = set()
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        cube = torch.from_numpy(rng.random((1, 20, 19)) ** (1 + seed)).float()
+        image, report = mzsr(cube, check=always)
+        assert report.check is not None
+        seen.add(report.method)
+        assert report.check.nmse[report.check.chosen] == min(report.check.nmse.values())
+        if report.method in ("bicubic", "spline", "bandlimited"):
+            operator = degrade.enlargement(kernels.delta(), Sampling.BICUBIC, (2, 2), (20, 19))
+            expected = operator.interpolate(cube, Method(report.method), 1e-6)
+            torch.testing.assert_close(image, expected, rtol=0, atol=1e-6)
+    assert seen - {"mzsr", "wiener"}

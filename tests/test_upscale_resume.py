@@ -1,0 +1,278 @@
+"""``mzsr upscale --resume``: an interrupted run continues to the same bytes, or is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cube_files import digest
+from upscale_files import H, S, W, content, field, load, names, save, tiny_weights, upscale
+
+from mzsr_cli.cli import show
+from mzsr_cli.errors import ResumeError
+from mzsr_cli.pipeline.upscale import upscale_cube
+from mzsr_cli.settings import AdaptSettings, Method, Precision, UpscaleSettings, ZssrSettings
+
+KINDS = ["c.npy", "c_v73.mat", "c.mat", "c.tif", "c.zarr", "c.h5", "c.npz"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_weights(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+def settings_of(weights: Path, steps: int = 3) -> UpscaleSettings:
+    return UpscaleSettings(
+        scale=(2.0, 2.0), weights=str(weights), precision=Precision.FP32,
+        adapt=AdaptSettings(steps=steps),
+    )  # fmt: skip
+
+
+class StopAfter:
+    """Raises KeyboardInterrupt after some slices, and keeps what it was told."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.calls = count, list[Any]()
+
+    def __call__(self, done: int, total: int, report: Any) -> None:
+        self.calls.append((done, total, report))
+        if done == self.count:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def interrupting(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The command line is interrupted after its first slice; undo() lets it run."""
+
+    def stop(self: Any, done: int, count: int, report: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(show.UpscaleTicker, "slice", stop)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("after", [1, 2])
+def test_resumed_equals_unbroken(tmp_path: Path, weights: Path, name: str, after: int) -> None:
+    source = save(tmp_path / name, field(dtype="complex64"))
+    suffix, settings = source.suffix, settings_of(weights)
+    whole, broken = tmp_path / f"whole{suffix}", tmp_path / f"broken{suffix}"
+    upscale_cube(source, whole, settings)
+    with pytest.raises(KeyboardInterrupt):
+        upscale_cube(source, broken, settings, on_slice=StopAfter(after))
+    left = names(tmp_path)
+    assert f"{broken.name}.part" in left and f"{broken.name}.journal" in left
+    assert broken.name not in left and f"{broken.name}.json" not in left
+    ticker = StopAfter(-1)
+    record = upscale_cube(source, broken, settings, resume=True, on_slice=ticker)
+    assert digest(broken) == digest(whole)
+    assert [report is None for _, _, report in ticker.calls] == [k < after for k in range(S)]
+    assert [r["slice"] for r in record["slice_reports"]] == list(range(S))
+    results = [whole.name, broken.name]
+    assert names(tmp_path) == sorted([source.name, *results, *(f"{n}.json" for n in results)])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+def test_interrupted_command_line(
+    tmp_path: Path, weights: Path, dtype: str, interrupting: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    source = save(tmp_path / "c.npy", field(dtype=dtype))
+    options = ("--scale", 2, "--weights", weights, "--steps", 2)
+    assert upscale(source, *options, "--json") == 130
+    out, err = capfd.readouterr()
+    assert out == "" and "interrupted" in err
+    assert names(tmp_path) == ["c.npy", "c_x2.npy.journal", "c_x2.npy.part"]
+    interrupting.undo()
+    assert upscale(source, *options, "--resume") == 0
+    assert "already done" in capfd.readouterr().err
+    assert names(tmp_path) == ["c.npy", "c_x2.npy", "c_x2.npy.json"]
+    assert upscale(source, *options, "-o", tmp_path / "whole.npy") == 0
+    assert (tmp_path / "c_x2.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (("--steps", 4), "steps"),
+        (("--seed", 1), "seed"),
+        (("--normalize", "cube"), "normalize"),
+        (("--sampling", "direct"), "sampling"),
+        (("--kernel", "gaussian:0.4"), "kernel"),
+        (("--slices", "0:2"), "slices"),
+        (("--method", "spline"), "method"),
+        (("--tile", 64), "side"),
+    ],
+)
+def test_other_settings_are_refused(
+    tmp_path: Path, weights: Path, interrupting: pytest.MonkeyPatch, changed: tuple[str, Any],
+    named: str, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    source = save(tmp_path / "c.npy", field())
+    options = ("--scale", 2, "--weights", weights, "--steps", 2)
+    assert upscale(source, *options) == 130
+    interrupting.undo()
+    before = content(tmp_path)
+    capfd.readouterr()
+    assert upscale(source, *options, *changed, "--resume") == 6
+    err = capfd.readouterr().err.splitlines()[-1]
+    assert named in err and "c_x2.npy" in err and "--resume" in err
+    assert content(tmp_path) == before
+    assert upscale(source, *options, "--resume") == 0
+
+
+def test_other_weights_are_refused(
+    tmp_path: Path, weights: Path, interrupting: pytest.MonkeyPatch
+) -> None:
+    source = save(tmp_path / "c.npy", field())
+    own = tiny_weights(tmp_path / "w.safetensors")
+    assert upscale(source, "--scale", 2, "--weights", own) == 130
+    tiny_weights(own, seed=2)
+    interrupting.undo()
+    assert upscale(source, "--scale", 2, "--weights", own, "--resume") == 6
+
+
+def test_changed_input_is_refused(
+    tmp_path: Path, weights: Path, interrupting: pytest.MonkeyPatch
+) -> None:
+    source = save(tmp_path / "c.npy", field())
+    assert upscale(source, "--scale", 2, "--weights", weights) == 130
+    interrupting.undo()
+    times = source.stat()
+    cube = field()
+    cube[0, 0, 0] += 1
+    save(source, cube)
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+    before = content(tmp_path)
+    assert upscale(source, "--scale", 2, "--weights", weights, "--resume") == 6
+    assert content(tmp_path) == before
+
+
+def test_damaged_slice_is_made_again(tmp_path: Path, weights: Path) -> None:
+    """A finished slice whose samples are not those of the journal is not trusted."""
+    source, settings = save(tmp_path / "c.npy", field()), settings_of(weights)
+    upscale_cube(source, tmp_path / "whole.npy", settings)
+    target = tmp_path / "broken.npy"
+    with pytest.raises(KeyboardInterrupt):
+        upscale_cube(source, target, settings, on_slice=StopAfter(2))
+    part = np.load(tmp_path / "broken.npy.part", mmap_mode="r+")
+    part[3, 4, 0] += 1
+    part.flush()
+    upscale_cube(source, target, settings, resume=True)
+    assert target.read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_torn_journal_line_is_dropped(tmp_path: Path, weights: Path) -> None:
+    source, settings = save(tmp_path / "c.npy", field()), settings_of(weights)
+    upscale_cube(source, tmp_path / "whole.npy", settings)
+    target = tmp_path / "broken.npy"
+    with pytest.raises(KeyboardInterrupt):
+        upscale_cube(source, target, settings, on_slice=StopAfter(2))
+    journal = tmp_path / "broken.npy.journal"
+    journal.write_bytes(journal.read_bytes()[:-20])
+    ticker = StopAfter(-1)
+    upscale_cube(source, target, settings, resume=True, on_slice=ticker)
+    assert [report is None for _, _, report in ticker.calls] == [True, False, False]
+    assert target.read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_missing_part_is_refused(tmp_path: Path, weights: Path) -> None:
+    source, settings = save(tmp_path / "c.npy", field()), settings_of(weights)
+    with pytest.raises(KeyboardInterrupt):
+        upscale_cube(source, tmp_path / "o.npy", settings, on_slice=StopAfter(1))
+    (tmp_path / "o.npy.part").unlink()
+    with pytest.raises(ResumeError, match=r"o\.npy\.part"):
+        upscale_cube(source, tmp_path / "o.npy", settings, resume=True)
+
+
+def test_resume_without_a_journal_starts(tmp_path: Path, weights: Path) -> None:
+    source = save(tmp_path / "c.npy", field())
+    assert upscale(source, "--scale", 2, "--weights", weights, "--resume") == 0
+    assert load(tmp_path / "c_x2.npy").shape == (2 * H, 2 * W, S)
+
+
+def test_without_resume_a_run_starts_anew(
+    tmp_path: Path, weights: Path, interrupting: pytest.MonkeyPatch
+) -> None:
+    source = save(tmp_path / "c.npy", field())
+    assert upscale(source, "--scale", 2, "--weights", weights, "--steps", 2) == 130
+    interrupting.undo()
+    assert upscale(source, "--scale", 2, "--weights", weights, "--steps", 5) == 0
+    assert names(tmp_path) == ["c.npy", "c_x2.npy", "c_x2.npy.json"]
+
+
+def test_bad_slice_after_resume_keeps_the_finished_ones(tmp_path: Path, weights: Path) -> None:
+    """NaN in the last slice, found by a resumed run: the work of the first run stays."""
+    cube = field()
+    cube[1, 1, 2] = np.nan
+    source, settings = save(tmp_path / "c.npy", cube), settings_of(weights)
+    with pytest.raises(KeyboardInterrupt):
+        upscale_cube(source, tmp_path / "o.npy", settings, on_slice=StopAfter(2))
+    before = names(tmp_path)
+    with pytest.raises(ValueError, match="slice 2"):
+        upscale_cube(source, tmp_path / "o.npy", settings, resume=True)
+    assert names(tmp_path) == before
+
+
+def test_zssr_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    source = save(tmp_path / "c.npy", field((17, 16, 2)))
+    settings = UpscaleSettings(
+        scale=(2.0, 2.0), method=Method.ZSSR, precision=Precision.FP32,
+        zssr=ZssrSettings(iterations_max=4, self_ensemble=False),
+    )  # fmt: skip
+    upscale_cube(source, tmp_path / "whole.npy", settings)
+    with pytest.raises(KeyboardInterrupt):
+        upscale_cube(source, tmp_path / "broken.npy", settings, on_slice=StopAfter(1))
+    upscale_cube(source, tmp_path / "broken.npy", settings, resume=True)
+    assert (tmp_path / "broken.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_interrupted_image_resumes(tmp_path: Path, weights: Path, dtype: str) -> None:
+    source = save(tmp_path / "c.png", field((H, W, 1), dtype)[..., 0])
+    settings = settings_of(weights)
+    upscale_cube(source, tmp_path / "whole.png", settings)
+    with pytest.raises(KeyboardInterrupt):
+        upscale_cube(source, tmp_path / "broken.png", settings, on_slice=StopAfter(1))
+    assert not (tmp_path / "broken.png").exists()
+    upscale_cube(source, tmp_path / "broken.png", settings, resume=True)
+    assert (tmp_path / "broken.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
+
+
+KILLED = """
+import os, signal, sys
+from mzsr_cli.cli import main, show
+def die(self, done, count, report):
+    if done == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+show.UpscaleTicker.slice = die
+main.run(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["c.npy", "c_v73.mat", "c.tif", "c.zarr"])
+def test_killed_process_resumes(tmp_path: Path, weights: Path, name: str) -> None:
+    source = save(tmp_path / name, field())
+    options = ["--scale", "2", "--weights", str(weights), "--steps", "3", "--precision", "fp32"]
+    target, whole = tmp_path / f"o{source.suffix}", tmp_path / f"whole{source.suffix}"
+    command = ["upscale", str(source), *options]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *command, "-o", str(target)])
+    assert killed.returncode == -signal.SIGKILL
+    assert not target.exists() and target.with_name(target.name + ".part").exists()
+    for more in (["-o", str(target), "--resume", "--json"], ["-o", str(whole)]):
+        ran = subprocess.run(
+            [sys.executable, "-m", "mzsr_cli.cli.main", *command, *more],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        if "--json" in more:
+            assert len(json.loads(ran.stdout)["results"][0]["slice_reports"]) == S
+    assert digest(target) == digest(whole)
