@@ -189,6 +189,8 @@ class AdaptSettings:
     """Algorithm 2: gradient steps on (son, LR)."""
 
     steps: int = 10
+    rate: float = 0.05
+    """Step size for weights that bring none of their own (pretrained only)."""
     window: int = 256
     """Largest side in LR pixels of the pair; of larger slices the most detailed window is taken."""
     son_min: int = 8
@@ -212,6 +214,9 @@ class CheckSettings:
     or sparse data under direct sampling), and the best candidate wins."""
     margin: float = 2.0
     """dB by which a classical method must beat the network to be chosen."""
+    share_full: float = 0.6
+    """Least-squares share of the network's residual on the pair from which on all of it is kept:
+    sons are harder than slices, so that the share is 0.6 to 0.9 where the residual is right."""
     added_full: float = 0.6
     added_none: float = 1.2
     """Energy that the network adds over the error that the Wiener model expects of the start: a

@@ -101,8 +101,8 @@ def verdict(
     """Compare candidates (P, h, w), among them NETWORK and START, with the LR planes (P, h, w).
 
     - Where the start is worse than the slice's mean, the best candidate wins, whichever it is.
-    - Where the pair is informative, the network's residual is scaled by its least-squares
-      ``share``, and a classical method wins that beats the scaled one by ``margin``; but not on
+    - Where the pair is informative, the network's residual is scaled down if its least-squares
+      share is under ``share_full``, and a classical method wins that beats the scaled one by ``margin``; but not on
       an ``oversampled`` slice, because its son is not oversampled.
     - Elsewhere the network stands: the verdict belongs to its training.
     """
@@ -119,7 +119,8 @@ def verdict(
     if not informative:
         return Verdict(NETWORK, 1.0, False, False, nmse)
     overruled = nmse[best] < supported - settings.margin and not oversampled
-    return Verdict(best if overruled else NETWORK, share, True, False, nmse)
+    kept = min(1.0, share / settings.share_full)
+    return Verdict(best if overruled else NETWORK, kept, True, False, nmse)
 
 
 def _share(added: torch.Tensor, missing: torch.Tensor) -> float:

@@ -303,7 +303,7 @@ class Solver:
 
     def _adapt(self, parameters: Parameters, pair: Pair) -> Adapted:
         assert self.weights is not None
-        default = torch.tensor([0.0], device=self.device)
+        default = torch.tensor([self.settings.adapt.rate], device=self.device)
         rates = {name: self.weights.rates.get(name, default) for name in parameters}
         return adapt(
             self.weights.network, parameters, rates, pair, self.settings.adapt, self.precision

@@ -44,17 +44,19 @@ from mzsr_cli.imaging.normalize import (
 from mzsr_cli.learning import catalog, runtime
 from mzsr_cli.learning.patches import ROUNDING
 from mzsr_cli.learning.superresolve import SliceReport, Solver
-from mzsr_cli.learning.weights import Weights, load_weights
+from mzsr_cli.learning.weights import Weights, load_weights, read_header
 from mzsr_cli.pipeline.kernel_files import load_kernel
 from mzsr_cli.pipeline.slices import parse_slices
 from mzsr_cli.pipeline.targets import provenance_path
 from mzsr_cli.settings import (
     SCALE_MAX,
     SCALE_MIN,
+    DegradationMix,
     Method,
     NanPolicy,
     Normalize,
     Precision,
+    Sampling,
     UpscaleSettings,
     as_dict,
 )
@@ -242,13 +244,26 @@ def choose_weights(
     kind = "images" if is_image else "channels"
     fitting = [path for path in catalog.shipped() if path.stem.startswith(kind)]
     if fitting:
-        return Method.MZSR, _fitting(fitting[-1], device), []
+        return Method.MZSR, _fitting(best_of(fitting, settings), device), []
     if settings.method is Method.MZSR:
         raise WeightsError(
             f"--method mzsr: no shipped weights fit ({kind}). Name some with --weights, train "
             "them with mzsr pretrain and mzsr meta-train, or type --method zssr."
         )
     return Method.ZSSR, None, [f"no weights fit ({kind}): using --method zssr"]
+
+
+def best_of(paths: list[Path], settings: UpscaleSettings) -> Path:
+    """Of several weights of a kind: those trained on bicubic pairs alone where the cube is one
+    (antialiased, no blur), else those trained on random degradations."""
+    plain = settings.kernel == "none" and settings.sampling is Sampling.BICUBIC
+    wanted = DegradationMix.BICUBIC if plain else DegradationMix.RANDOM
+    exact = [p for p in paths if read_header(p)["facts"].get("degradations") == str(wanted)]
+    general = [
+        p for p in paths
+        if read_header(p)["facts"].get("degradations") == str(DegradationMix.RANDOM)
+    ]  # fmt: skip
+    return (exact or general or paths)[-1]
 
 
 def _fitting(path: Path, device: torch.device) -> Weights:
