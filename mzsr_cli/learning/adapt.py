@@ -102,8 +102,8 @@ def verdict(
 
     - Where the start is worse than the slice's mean, the best candidate wins, whichever it is.
     - Where the pair is informative, the network's residual is scaled down if its least-squares
-      share is under ``share_full``, and a classical method wins that beats the scaled one by ``margin``; but not on
-      an ``oversampled`` slice, because its son is not oversampled.
+      share is under ``share_full``, and a classical method wins that beats the result by
+      ``margin``; but not on an ``oversampled`` slice, because its son is not oversampled.
     - Elsewhere the network stands: the verdict belongs to its training.
     """
     energy = float((truth - truth.mean()).square().sum())
