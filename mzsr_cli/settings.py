@@ -106,7 +106,9 @@ class WienerSettings:
     fit_band: float = 0.4
     """Above this band the power law is fitted."""
     slope_factor: float = 1.5
-    """The continued power law falls this much faster than the fitted one."""
+    """The continued power law falls this much faster than the fitted one ..."""
+    slope_factor_antialiased: float = 3.0
+    """... and this much after antialiased sampling, which leaves little to guard against."""
     slope_max: float = -2.0
     """And at least this fast."""
     dealias: int = 3

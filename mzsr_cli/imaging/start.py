@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -23,6 +23,8 @@ class Start:
 
 def wiener(operator: Degradation, y: torch.Tensor, settings: WienerSettings) -> Start:
     """LR planes (P, h, w) to HR (P, H, W) by the slice's own spectrum, both axes apart."""
+    if operator.sampling is Sampling.BICUBIC:
+        settings = replace(settings, slope_factor=settings.slope_factor_antialiased)
     planes = y.detach().cpu().double().numpy()
     mean = planes.mean((1, 2), keepdims=True)
     planes = planes - mean
