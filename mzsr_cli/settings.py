@@ -221,8 +221,9 @@ class CheckSettings:
     sons are harder than slices, so that the share is 0.6 to 0.9 where the residual is right."""
     added_full: float = 0.6
     added_none: float = 1.2
-    """Energy that the network adds over the error that the Wiener model expects of the start: a
-    useful correction stays below 1. Up to the first all of it is kept, above the second none."""
+    """Where the pair is not informative: energy that the network adds over the error that the
+    Wiener model expects of the start. A useful correction stays below 1; up to the first all of
+    it is kept, above the second none."""
 
 
 @dataclass(frozen=True)

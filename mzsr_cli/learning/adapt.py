@@ -87,6 +87,12 @@ class Verdict:
     hopeless: bool
     nmse: dict[str, float]
 
+    @property
+    def unsupported(self) -> bool:
+        """Whether the pair says nothing for or against the network, so that what it adds has to
+        stay within what the Wiener model expects to be missing."""
+        return not self.informative and not self.hopeless
+
 
 NETWORK, START = "network", "start"
 """Names of the network's result and of its starting image among the candidates."""

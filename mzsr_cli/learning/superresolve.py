@@ -235,7 +235,7 @@ class Solver:
             added = image + change - linear.image
             if stage is not stages[0] and self.settings.consistency.enabled:
                 added = stage.consistency.free(added)
-            if check is not None and not check.hopeless:
+            if check is not None and check.unsupported:
                 kept = kept_share(added, linear.expected, self.settings.check)
                 added, share = kept * added, share * kept
             report.trust = share * trust
