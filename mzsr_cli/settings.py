@@ -105,6 +105,12 @@ class WienerSettings:
     """Edge over mean below which aliased power is removed from the estimate."""
     fit_band: float = 0.4
     """Above this band the power law is fitted."""
+    low_band: float = 0.12
+    """Below this band a flat-edged spectrum's level is measured ..."""
+    lean_ratio: float = 0.25
+    """... and an edge under this share of it is seen as a fall that aliasing hides."""
+    slope_leaning: float = -4.0
+    """Slope of the continuation in that case."""
     slope_factor: float = 1.5
     """The continued power law falls this much faster than the fitted one ..."""
     slope_factor_antialiased: float = 3.0

@@ -65,19 +65,30 @@ def _edge(known: Array, settings: WienerSettings) -> float:
     return float(known[at > settings.edge_band].mean())
 
 
+def _leans(known: Array, settings: WienerSettings) -> bool:
+    """Whether a spectrum that is flat at its edge, as aliasing makes it, still falls from its
+    lowest band to there."""
+    at = np.linspace(0, 1, len(known))
+    low = float(known[at < settings.low_band].mean())
+    flat = _edge(known, settings) > settings.edge_ratio * known.mean()
+    return flat and _edge(known, settings) < settings.lean_ratio * low
+
+
 def _continued(known: Array, bins: int, settings: WienerSettings) -> Array:
     """``known`` (0 to LR Nyquist) continued to ``bins`` values by its own power law."""
     spectrum = np.zeros(bins)
     spectrum[: len(known)] = known
     at = np.arange(bins) / (len(known) - 1)
     edge = _edge(known, settings)
-    if edge <= 0 or edge > settings.edge_ratio * known.mean():
+    falls = edge <= settings.edge_ratio * known.mean()
+    if edge <= 0 or not (falls or _leans(known, settings)):
         return spectrum
     upper = at[: len(known)] > settings.fit_band
     floor = 1e-30 + 1e-12 * known.max()
     slope = np.polyfit(np.log(at[: len(known)][upper]), np.log(known[upper] + floor), 1)[0]
     beyond = at[len(known) :]
-    slope = min(settings.slope_factor * float(slope), settings.slope_max)
+    steepest = settings.slope_max if falls else settings.slope_leaning
+    slope = min(settings.slope_factor * float(slope), steepest)
     spectrum[len(known) :] = edge * beyond**slope
     return spectrum
 
@@ -89,7 +100,7 @@ def spectral_model(power: Array, reduction: Array, scale: float, settings: Wiene
     known = power / np.maximum(response[: len(power)], settings.response_min)
     spectrum = _continued(known, bins, settings)
     falls = _edge(known, settings) < settings.dealias_ratio * known.mean()
-    for _ in range(settings.dealias if falls else 0):
+    for _ in range(settings.dealias if falls or _leans(known, settings) else 0):
         seen = _folded(spectrum * response, len(power))
         known = spectrum[: len(power)] * (power / np.maximum(seen, 1e-12 * power.max()))
         spectrum = _continued(known, bins, settings)
