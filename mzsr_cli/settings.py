@@ -109,13 +109,11 @@ class WienerSettings:
     """Below this band a flat-edged spectrum's level is measured ..."""
     lean_ratio: float = 0.25
     """... and an edge under this share of it is seen as a fall that aliasing hides."""
-    slope_leaning: float = -4.0
-    """Slope of the continuation in that case."""
     slope_factor: float = 1.5
     """The continued power law falls this much faster than the fitted one ..."""
     slope_factor_antialiased: float = 3.0
     """... and this much after antialiased sampling, which leaves little to guard against."""
-    slope_max: float = -2.0
+    slope_max: float = -4.0
     """And at least this fast."""
     dealias: int = 3
     """Fixed-point iterations that remove aliased power."""

@@ -87,8 +87,7 @@ def _continued(known: Array, bins: int, settings: WienerSettings) -> Array:
     floor = 1e-30 + 1e-12 * known.max()
     slope = np.polyfit(np.log(at[: len(known)][upper]), np.log(known[upper] + floor), 1)[0]
     beyond = at[len(known) :]
-    steepest = settings.slope_max if falls else settings.slope_leaning
-    slope = min(settings.slope_factor * float(slope), steepest)
+    slope = min(settings.slope_factor * float(slope), settings.slope_max)
     spectrum[len(known) :] = edge * beyond**slope
     return spectrum
 
