@@ -197,8 +197,9 @@ class AdaptSettings:
     steps: int = 10
     rate: float = 0.05
     """Step size for weights that bring none of their own (pretrained only)."""
-    window: int = 256
-    """Largest side in LR pixels of the pair; of larger slices the most detailed window is taken."""
+    window: int = 64
+    """Largest side in LR pixels of the pair, about that of meta-training's support patches; of
+    larger slices the most detailed window is taken."""
     son_min: int = 8
     """Smallest side of a son that is worth adapting to and checking with."""
     worse: float = 1.5
@@ -213,6 +214,8 @@ class CheckSettings:
     Wiener model sets to what the network may add."""
 
     enabled: bool = True
+    window: int = 128
+    """Largest side in LR pixels of the pair that is checked."""
     informative_nmse: float = -6.0
     """dB, mean-free: the son still tells something where the best candidate gets below this."""
     hopeless_nmse: float = 0.0

@@ -137,13 +137,22 @@ def axis_filter(
         return AxisFilter(np.full((n_hr, n_lr), 1.0 / n_lr), 1.0)
     lags = covariance(spectral_model(power, reduction, scale, settings), n_hr)
     cross = linalg.matmul_toeplitz(lags, reduction.T)
-    explained = float(np.vdot(_gain(cross, reduction, settings), cross)) / n_hr
-    cross = cross + settings.mean_variance * reduction.sum(1)[None, :]
-    return AxisFilter(_gain(cross, reduction, settings), min(1.0, explained))
-
-
-def _gain(cross: Array, reduction: Array, settings: WienerSettings) -> Array:
-    """``cross`` (R cross + mu I)^-1, (n_hr, n_lr)."""
     gram = reduction @ cross
-    gram[np.diag_indices(len(gram))] += settings.damping * np.trace(gram) / len(gram)
-    return np.asarray(linalg.solve(gram, cross.T, assume_a="pos").T)
+    gram[np.diag_indices(n_lr)] += settings.damping * np.trace(gram) / n_lr
+    ones = reduction.sum(1)
+    factor = linalg.cho_factor(gram, check_finite=False)
+    solved = linalg.cho_solve(factor, np.column_stack([cross.T, ones]), check_finite=False)
+    plain, constant = solved[:, :-1], solved[:, -1]
+    explained = float(np.vdot(plain.T, cross)) / n_hr
+    return AxisFilter(_with_mean(plain, constant, ones, settings), min(1.0, explained))
+
+
+def _with_mean(plain: Array, constant: Array, ones: Array, settings: WienerSettings) -> Array:
+    """The filter when the process has an unknown mean of variance m, (n_hr, n_lr).
+
+    ``plain`` is G^-1 C^T (n_lr, n_hr) without one, ``constant`` G^-1 r for r = R 1 = ``ones``; the
+    mean adds m r r^T to G and m r 1^T to C^T (Sherman and Morrison, 1950).
+    """
+    m = settings.mean_variance
+    missing = m * (1 - ones @ plain) / (1 + m * float(ones @ constant))
+    return np.asarray((plain + np.outer(constant, missing)).T)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mzsr_cli.imaging.tiles import tiled
-from mzsr_cli.learning.inner import Pair, Parameters, gradient, residual, step
+from mzsr_cli.learning.inner import Pair, Parameters, gradient, pair_loss, residual, step
 from mzsr_cli.learning.networks import MzsrNetwork
 from mzsr_cli.settings import AdaptSettings, CheckSettings, Precision, TileSettings
 
@@ -39,7 +39,11 @@ def adapt(
     best = Adapted(parameters)
     lowest = math.inf
     for count in range(settings.steps + 1):
-        loss, gradients = gradient(network, current, pair, precision, create_graph=False)
+        if count < settings.steps:
+            loss, gradients = gradient(network, current, pair, precision, create_graph=False)
+        else:
+            with torch.no_grad():
+                loss, gradients = pair_loss(network, current, pair, precision), {}
         value = float(loss.detach())
         best.losses.append(value)
         if value < lowest:

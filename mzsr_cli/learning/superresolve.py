@@ -115,7 +115,7 @@ class Solver:
         self.precision = precision
         self.device = device
         self._stages: dict[float, list[Stage]] = {}
-        self._sons: dict[tuple[tuple[int, int], float], degrade.Degradation] = {}
+        self._sons: dict[tuple[int, int], degrade.Degradation] = {}
 
     # -- grids ------------------------------------------------------------------------------
 
@@ -208,14 +208,18 @@ class Solver:
             raise ValueError("the method mzsr needs weights")
         stages = self.stages(noise)
         report = SliceReport("mzsr")
-        # 1-4. Adapt to the pair (son, LR), and check the result on it.
-        pair, operator = self._son_pair(planes, stages[0], noise)
         parameters = self.weights.parameters()
-        if pair is not None and operator is not None:
-            adapted = self._adapt(parameters, pair)
-            report.check = self._check(adapted, pair, operator, noise)
+        # 1-4. Adapt to the pair (son, LR) of the most detailed window.
+        own = self._son_pair(self._window(planes), stages[0], noise)
+        if own is not None and (self.settings.adapt.steps > 0 or self._checks):
+            adapted = self._adapt(parameters, own[0])
             report.steps, report.losses = adapted.kept, adapted.losses
             parameters = adapted.parameters
+        # Check the result on the pair of a larger window.
+        if own is not None and self._checks:
+            larger = self._window(planes, self.settings.check.window)
+            own = self._son_pair(larger, stages[0], noise) or own
+            report.check = self._check(parameters, *own, noise)
         check = report.check
         if check is not None and check.chosen != NETWORK:
             name = Method.WIENER if check.chosen == START else Method(check.chosen)
@@ -229,7 +233,9 @@ class Solver:
             linear = start.starting_image(
                 stage.operator, planes, stage.consistency, self.settings.wiener
             )
-            image = start.carried(linear.image, added, stage.factor, self.settings.sampling)
+            image = linear.image
+            if stage is not stages[0]:
+                image = start.carried(image, added, stage.factor, self.settings.sampling)
             trust = gate.slice_trust(linear.image, stage.operator.scale, self.settings.gate)
             change = self._change(parameters, image, stage, share * trust)
             added = image + change - linear.image
@@ -260,22 +266,18 @@ class Solver:
     # -- the pair (son, LR) -----------------------------------------------------------------
 
     def _son_pair(
-        self, planes: torch.Tensor, stage: Stage, noise: float
-    ) -> tuple[Pair | None, degrade.Degradation | None]:
-        """The slice's own pair at the first stage's factor; None where the son is too small."""
-        window = self._window(planes)
+        self, window: torch.Tensor, stage: Stage, noise: float
+    ) -> tuple[Pair, degrade.Degradation] | None:
+        """The window's own pair at the first stage's factor; None where the son is too small."""
         shape = (window.shape[-2], window.shape[-1])
         sons = [resize.reduced(n, f) for n, f in zip(shape, stage.factor, strict=True)]
-        wanted = self.settings.adapt.steps > 0 or self._checks
-        if min(sons) < self.settings.adapt.son_min or not wanted:
-            return None, None
-        key = (shape, noise)
-        if key not in self._sons:
-            son_operator = degrade.degradation(
+        if min(sons) < self.settings.adapt.son_min:
+            return None
+        if shape not in self._sons:
+            self._sons[shape] = degrade.degradation(
                 stage.operator.kernel, self.settings.sampling, stage.factor, shape, self.device
             )
-            self._sons = {key: son_operator}
-        operator = self._sons[key]
+        operator = self._sons[shape]
         son = rounded(operator.apply(window), noise)
         physics = Physics(self.settings.consistency, self.settings.wiener, self.settings.gate)
         return pair_from(window, operator, son, noise, physics), operator
@@ -284,9 +286,10 @@ class Solver:
     def _checks(self) -> bool:
         return self.settings.check.enabled
 
-    def _window(self, planes: torch.Tensor) -> torch.Tensor:
-        """The most detailed window (largest squared differences) of at most ``window`` sides."""
-        side = self.settings.adapt.window
+    def _window(self, planes: torch.Tensor, side: int | None = None) -> torch.Tensor:
+        """The most detailed window (largest squared differences) of at most ``side`` (that of
+        adaptation)."""
+        side = side or self.settings.adapt.window
         height, width = (min(side, n) for n in planes.shape[-2:])
         if (height, width) == tuple(planes.shape[-2:]):
             return planes
@@ -310,7 +313,7 @@ class Solver:
         )
 
     def _check(
-        self, adapted: Adapted, pair: Pair, operator: degrade.Degradation, noise: float
+        self, parameters: Parameters, pair: Pair, operator: degrade.Degradation, noise: float
     ) -> Verdict | None:
         """Compare the adapted network with every classical method on the pair."""
         if not self._checks or self.weights is None:
@@ -320,7 +323,7 @@ class Solver:
         truth, begin = pair.truth[:, 0], pair.start[:, 0]
         son = rounded(operator.apply(truth), noise)
         stage = Stage(operator, consistency, operator.scale)
-        change = self._change(adapted.parameters, begin, stage, pair.trust)
+        change = self._change(parameters, begin, stage, pair.trust)
         candidates = {NETWORK: begin + change, START: begin}
         for method in CLASSICAL[1:]:
             candidates[str(method)] = classical(
