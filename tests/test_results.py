@@ -51,7 +51,7 @@ def test_set5_published_inputs(data: Path, tmp_path: Path) -> None:
     assert set5_psnr(inputs, truths, tmp_path / "out", *how) >= 35.5
 
 
-SHORT_OF_THE_FLOOR: dict[tuple[str, int, str], float] = {}
+SHORT_OF_THE_FLOOR: dict[tuple[str, int, str], float] = {("underwater", 2, "direct"): 0.6}
 """Cells that are known to miss the floor by more than 0.1 dB, and by how much (README, limits)."""
 
 
