@@ -43,8 +43,12 @@ _ADAPT = AdaptSettings()
 @opt.variable_option
 @opt.slices_option
 @opt.slice_axis_option
-@click.option("--normalize", type=click.Choice([n.value for n in Normalize]),
-              default=_DEFAULTS.normalize.value, help="Range that is mapped to [0, 1].")
+@click.option(
+    "--normalize",
+    type=click.Choice([n.value for n in Normalize]),
+    default=_DEFAULTS.normalize.value,
+    help="Range that is mapped to [0, 1].",
+)
 @click.option("--nan", type=click.Choice([n.value for n in NanPolicy]),
               default=_DEFAULTS.nan.value, help="What to do with NaN and Inf.")  # fmt: skip
 @click.option("--clip", is_flag=True, help="Clip to the slice's own range.")
@@ -85,8 +89,9 @@ def command(**options: Any) -> int:
         batch.expand(options["inputs"]), options["output"], _tag(settings)
     ):
         if options["dry_run"]:
-            report = batch.add(str(source), _bound(
-                dry_run, source, target, settings, options["overwrite"]))
+            report = batch.add(
+                str(source), _bound(dry_run, source, target, settings, options["overwrite"])
+            )
         else:
             with show.progress(not quiet) as bar:
                 ticker = show.upscale_ticker(bar, source.name, quiet, options["verbose"])
@@ -150,5 +155,3 @@ def _say(report: dict[str, Any]) -> None:
         f"{report['output']}: {' -> '.join(shapes)} {report['dtype']}, {report['method']} "
         f"({weights}), {verb}"
     )
-
-

@@ -25,9 +25,7 @@ def trust(tail_rms: float, settings: GateSettings) -> float:
     return min(1.0, (tail_rms / settings.tail) ** 2) if settings.enabled else 1.0
 
 
-def slice_trust(
-    planes: torch.Tensor, scale: tuple[float, float], settings: GateSettings
-) -> float:
+def slice_trust(planes: torch.Tensor, scale: tuple[float, float], settings: GateSettings) -> float:
     """Trust for planes (P, H, W) that were interpolated by ``scale``: the larger of the axes'."""
     if not settings.enabled:
         return 1.0

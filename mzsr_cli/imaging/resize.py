@@ -74,9 +74,7 @@ def _scatter(index: NDArray[np.int64], weight: Matrix, n: int) -> Matrix:
     return matrix
 
 
-def _cubic_taps(
-    n: int, at: Matrix, stretch: float
-) -> tuple[NDArray[np.int64], Matrix]:
+def _cubic_taps(n: int, at: Matrix, stretch: float) -> tuple[NDArray[np.int64], Matrix]:
     """Indices (with symmetric borders) and weights of Keys' cubic, both (len(at), taps)."""
     taps = math.ceil(4 * stretch) + (2 if stretch > 1 else 0)
     first = np.floor(at - 2 * stretch).astype(np.int64) + (stretch == 1)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 
 
-def stage_scales(
-    scale: tuple[float, float], factor_max: float
-) -> list[tuple[float, float]]:
+def stage_scales(scale: tuple[float, float], factor_max: float) -> list[tuple[float, float]]:
     """Cumulative scale per axis after each stage; the last is ``scale``.
 
     As many stages as the larger axis needs when no factor exceeds ``factor_max``; factors are

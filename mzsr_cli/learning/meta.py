@@ -78,9 +78,7 @@ def meta_step(
                 pairs = moved(task.query, device), moved(task.support, device)
                 task = Task(task.source, *pairs, task.base_error)
             rates = {name: rate.exp() for name, rate in log_rates.items()}
-            loss = task_loss(
-                network, parameters, rates, task, weights, precision, second_order
-            )
+            loss = task_loss(network, parameters, rates, task, weights, precision, second_order)
             weighted = loss * (relative_weight(task.base_error) / count)
             weighted.backward()
             total += float(weighted.detach())

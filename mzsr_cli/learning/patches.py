@@ -77,9 +77,7 @@ def son_pair(
 ) -> Pair:
     """The pair that a slice gives of itself: its son, and the LR planes (P, h, w) as truth."""
     height, width = low.shape[-2:]
-    operator = degrade.degradation(
-        kernel, sampling, scale, (height, width), low.device, low.dtype
-    )
+    operator = degrade.degradation(kernel, sampling, scale, (height, width), low.device, low.dtype)
     return pair_from(low, operator, rounded(operator.apply(low), noise), noise, p)
 
 

@@ -38,6 +38,7 @@ CLASSICAL = (
 )
 """Methods without learning, in order of preference."""
 
+
 def classical(
     method: Method,
     operator: degrade.Degradation,
@@ -326,7 +327,5 @@ class Solver:
         change = self._change(parameters, begin, stage, pair.trust)
         candidates = {NETWORK: begin + change, START: begin}
         for method in CLASSICAL[1:]:
-            candidates[str(method)] = classical(
-                method, operator, son, consistency, self.settings
-            )
+            candidates[str(method)] = classical(method, operator, son, consistency, self.settings)
         return verdict(candidates, truth, oversampled, self.settings.check)

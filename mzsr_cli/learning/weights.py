@@ -77,9 +77,7 @@ def load_weights(path: Path, device: torch.device = CPU) -> Weights:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise WeightsError(
-            f"{path}: {_EDITED}"
-        ) from error
+        raise WeightsError(f"{path}: {_EDITED}") from error
     network.to(device)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     rates = {name: rate.to(device) for name, rate in rates.items()}

@@ -128,9 +128,7 @@ def validator(
     def quality(task: Task, parameters: Parameters) -> float:
         query = moved(task.query, device)
         with torch.no_grad():
-            output = predict(
-                network, parameters, query.start, query.consistency, query.trust, prec
-            )
+            output = predict(network, parameters, query.start, query.consistency, query.trust, prec)
         return _psnr(output, query.truth)
 
     def validate(parameters: Parameters, rates: Parameters) -> dict[str, float]:
@@ -194,9 +192,7 @@ def train(
     if meta is None:
         step = pretrain_step(network, parameters, maker, settings.batch, precision, device)
     else:
-        step = meta_step(
-            network, parameters, trainer.log_rates, maker, meta, precision, device
-        )
+        step = meta_step(network, parameters, trainer.log_rates, maker, meta, precision, device)
     tasks = validation_tasks(held, maker, settings, support=meta is not None)
     steps = meta.inner_steps if meta else 0
     validate = validator(network, tasks, steps, device, precision)

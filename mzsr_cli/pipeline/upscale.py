@@ -195,9 +195,7 @@ def output_grid(
     """(scale per axis, HR shape) from ``--scale`` or ``--size``. Raises UsageError."""
     if settings.size is None:
         assert settings.scale is not None
-        rows, cols = (
-            resize.enlarged(n, s) for n, s in zip(lr_shape, settings.scale, strict=True)
-        )
+        rows, cols = (resize.enlarged(n, s) for n, s in zip(lr_shape, settings.scale, strict=True))
         return settings.scale, (rows, cols)
     scale = (settings.size[0] / lr_shape[0], settings.size[1] / lr_shape[1])
     if not (min(scale) >= 1 and SCALE_MIN <= max(scale) <= SCALE_MAX):
