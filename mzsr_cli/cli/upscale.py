@@ -78,32 +78,45 @@ def command(**options: Any) -> int:
     result keeps variable, dtype, units and format, and goes to cube_xSCALE.mat beside the input;
     NAME.json beside it says how it was made.
     """
-    from mzsr_cli.pipeline.dry_run import dry_run
     from mzsr_cli.pipeline.targets import plan_targets
-    from mzsr_cli.pipeline.upscale import check_request, upscale_cube
+    from mzsr_cli.pipeline.upscale import check_request
 
-    batch, quiet = Batch(), options["quiet"]
+    batch = Batch()
     settings = _settings(options)
     check_request(settings)
-    for source, target in plan_targets(
-        batch.expand(options["inputs"]), options["output"], _tag(settings)
-    ):
-        if options["dry_run"]:
-            report = batch.add(
-                str(source), _bound(dry_run, source, target, settings, options["overwrite"])
-            )
-        else:
-            with show.progress(not quiet) as bar:
-                ticker = show.upscale_ticker(bar, source.name, quiet, options["verbose"])
-                report = batch.add(str(source), _bound(
-                    upscale_cube, source, target, settings, resume=options["resume"],
-                    overwrite=options["overwrite"], on_plan=ticker.plan, on_slice=ticker.slice,
-                ))  # fmt: skip
-        if report is not None and not quiet:
+    sources = batch.expand(options["inputs"])
+    for source, target in plan_targets(sources, options["output"], _tag(settings)):
+        report = _one(batch, source, target, settings, options)
+        if report is not None and not options["quiet"]:
             _say(report)
     if options["as_json"]:
         show.json_result(show.strict(batch.as_json()))
-    return batch.finish(quiet)
+    return batch.finish(options["quiet"])
+
+
+def _one(
+    batch: Batch, source: Path, target: Path, settings: UpscaleSettings, options: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Do, or plan, one input; its report, or None where it failed."""
+    from mzsr_cli.pipeline.dry_run import dry_run
+    from mzsr_cli.pipeline.upscale import upscale_cube
+
+    if options["dry_run"]:
+        plan = _bound(dry_run, source, target, settings, options["overwrite"])
+        return batch.add(str(source), plan)
+    with show.progress(not options["quiet"]) as bar:
+        ticker = show.upscale_ticker(bar, source.name, options["quiet"], options["verbose"])
+        work = _bound(
+            upscale_cube,
+            source,
+            target,
+            settings,
+            resume=options["resume"],
+            overwrite=options["overwrite"],
+            on_plan=ticker.plan,
+            on_slice=ticker.slice,
+        )
+        return batch.add(str(source), work)
 
 
 def _bound(function: Any, *args: Any, **kwargs: Any) -> Any:
