@@ -321,11 +321,9 @@ def test_every_format_gives_the_same_samples(tmp_path: Path, capsys: Any, suffix
     assert report["psnr"] == "inf" and report["compared"] == [18, 15, S]
 
 
-def test_published_lr_images_come_out_bit_for_bit(tmp_path: Path) -> None:
+def test_published_lr_images_come_out_bit_for_bit(data: Path, tmp_path: Path) -> None:
     """MZSR's own test inputs: g_2.0, direct sampling, x2."""
-    data = Path("/work/shared/data/mzsr_g20")
-    if not data.is_dir():
-        pytest.skip("the published images are not on this machine")
+    data = data / "mzsr_g20"
     options = ("--scale", 2, "--kernel", data / "Input/g20/kernel.mat", "--sampling", "direct")
     out = tmp_path / "lr.png"
     assert run("degrade", data / "GT/Set5/woman_GT.png", *options, "-o", out, "-q") == 0
@@ -347,10 +345,8 @@ def test_kernel_files(tmp_path: Path) -> None:
     assert np.array_equal(load_kernel("gaussian:4,1,-0.5"), kernel)
 
 
-def test_published_kernel_has_variance_two() -> None:
-    path = Path("/work/shared/data/mzsr_g20/Input/g20/kernel.mat")
-    if not path.is_file():
-        pytest.skip("the published kernel is not on this machine")
+def test_published_kernel_has_variance_two(data: Path) -> None:
+    path = data / "mzsr_g20" / "Input" / "g20" / "kernel.mat"
     kernel = load_kernel(str(path))
     at = np.arange(21) - 10
     assert kernel.shape == (21, 21)
