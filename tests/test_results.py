@@ -51,8 +51,8 @@ def test_set5_published_inputs(data: Path, tmp_path: Path) -> None:
     assert set5_psnr(inputs, truths, tmp_path / "out", *how) >= 35.5
 
 
-SHORT_OF_THE_FLOOR: dict[tuple[str, int, str], float] = {("underwater", 2, "direct"): 0.6}
-"""Cells that are known to miss the floor by more than 0.1 dB, and by how much (README, limits)."""
+SHORT_OF_THE_FLOOR = {("underwater", 2, "direct")}
+"""Cells that are known to miss the floor by more than 0.1 dB (README, limits)."""
 
 
 @pytest.mark.parametrize("sampling", ["bicubic", "direct"])
@@ -61,9 +61,12 @@ SHORT_OF_THE_FLOOR: dict[tuple[str, int, str], float] = {("underwater", 2, "dire
     "mimo", "mimo_dense", "mimo_taps", "raytrace", "raytrace_delay", "ultrasound",
     "ultrasound_dense", "underwater", "underwater_depth", "fmc_notch",
 ])  # fmt: skip
-def test_cubes_keep_the_floor(data: Path, name: str, scale: int, sampling: str) -> None:
+def test_cubes_keep_the_floor(
+    data: Path, request: pytest.FixtureRequest, name: str, scale: int, sampling: str
+) -> None:
+    if (name, scale, sampling) in SHORT_OF_THE_FLOOR:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="0.5 dB short of the floor"))
     folder = "measured" if name == "fmc_notch" else "validation"
     truth = data / "cubes" / folder / f"{name}.mat"
     found = cube_benchmark.one(truth, scale, sampling, 10, None)
-    allowed = SHORT_OF_THE_FLOOR.get((name, scale, sampling), 0.1)
-    assert found["mzsr"] <= found["floor"] + allowed
+    assert found["mzsr"] <= found["floor"] + 0.1
