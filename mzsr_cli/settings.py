@@ -67,12 +67,16 @@ class DegradationMix(StrEnum):
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """The MZSR network: ``depth`` convolutions of 3x3 with ``width`` features, residual."""
+    """The MZSR network: ``depth`` convolutions of 3x3 with ``width`` features, residual.
+
+    It is applied ``passes`` times with the same parameters, data consistency after each.
+    """
 
     backbone: str = "mzsr"
     channels: int = 1
     depth: int = 8
     width: int = 64
+    passes: int = 1
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,24 @@ class ConsistencySettings:
     damping: float = 1e-6
     residual_variance: float = 4.3e-4
     iterations: int = 12
+
+
+@dataclass(frozen=True)
+class IntensitySettings:
+    """Interpolation of magnitudes through their squares (imaging.start)."""
+
+    enabled: bool = True
+    rounds: int = 3
+    """Rounds of resampling the squares after antialiased sampling ..."""
+    hopeful: float = 5.0
+    """... where the first expects less error than this many times that of the values."""
+    clear: float = 2.0
+    sure: float = 1e-3
+    """Taken alone where it expects less error than ``clear`` times that of the values (its
+    expectation is the more cautious one), and less than this share of the power ..."""
+    plausible: float = 0.022
+    """... and averaged with them, by the inverse of the expected errors, where it expects less
+    than this share of the power."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +145,7 @@ class WienerSettings:
     """Share of the variance taken as noise."""
     mean_variance: float = 1.0
     """Variance of the unknown mean, in variances of the slice."""
+    intensity: IntensitySettings = field(default_factory=IntensitySettings)
 
 
 @dataclass(frozen=True)
@@ -171,6 +194,8 @@ class TrainSettings:
     checkpoint_every: float = 180.0
     validate_every: float = 300.0
     validation_patches: int = 24
+    passes: int | None = None
+    """Passes of the network; None: those of the weights it starts from."""
     tasks: TaskSettings = field(default_factory=TaskSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     consistency: ConsistencySettings = field(default_factory=ConsistencySettings)

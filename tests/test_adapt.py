@@ -58,9 +58,7 @@ def loss_of(network: Any, parameters: dict[str, torch.Tensor], pair: Pair) -> fl
 
 @pytest.mark.parametrize("rate", [0.0, 1e-3, 1e-2, 1.0, 1e3, math.inf])
 @pytest.mark.parametrize("steps", [0, 1, 10, 60])
-def test_kept_parameters_are_never_worse(
-    network: Any, pair: Pair, rate: float, steps: int
-) -> None:
+def test_kept_parameters_are_never_worse(network: Any, pair: Pair, rate: float, steps: int) -> None:
     before = parameters_of(network)
     first = loss_of(network, before, pair)
     adapted = adapt(network, before, rates_of(network, rate), pair, AdaptSettings(steps), FP32)
@@ -76,18 +74,14 @@ def test_kept_parameters_are_never_worse(
 
 def test_steps_lower_the_loss(network: Any, pair: Pair) -> None:
     settings = AdaptSettings(30)
-    adapted = adapt(
-        network, parameters_of(network), rates_of(network, 3e-2), pair, settings, FP32
-    )
+    adapted = adapt(network, parameters_of(network), rates_of(network, 3e-2), pair, settings, FP32)
     assert min(adapted.losses) < 0.9 * adapted.losses[0]
     assert adapted.kept > 0
 
 
 def test_a_rate_too_large_is_halved_until_it_helps(network: Any, pair: Pair) -> None:
     settings = AdaptSettings(60)
-    adapted = adapt(
-        network, parameters_of(network), rates_of(network, 1e3), pair, settings, FP32
-    )
+    adapted = adapt(network, parameters_of(network), rates_of(network, 1e3), pair, settings, FP32)
     assert max(adapted.losses) > 1.5 * adapted.losses[0] or not np.isfinite(adapted.losses).all()
     assert min(adapted.losses) < adapted.losses[0]
 
@@ -146,9 +140,7 @@ class Judge:
         """An image with that NMSE."""
         return self.truth + 10 ** (db / 20) * self.one
 
-    def __call__(
-        self, network: Any, start: Any, oversampled: bool = False, **others: float
-    ) -> Any:
+    def __call__(self, network: Any, start: Any, oversampled: bool = False, **others: float) -> Any:
         images = {
             name: value if isinstance(value, torch.Tensor) else self.off(value)
             for name, value in {NETWORK: network, START: start, **others}.items()
@@ -264,14 +256,6 @@ def test_everything_is_kept_without_an_expectation() -> None:
 # window ----------------------------------------------------------------------------------
 
 
-def solver(side: int, shape: tuple[int, int]) -> Solver:
-    settings = UpscaleSettings(scale=(2.0, 2.0), adapt=AdaptSettings(window=side))
-    return Solver(
-        shape, (2.0, 2.0), (2 * shape[0], 2 * shape[1]), kernels.delta(), Method.SPLINE, None,
-        settings, FP32, torch.device("cpu"),
-    )  # fmt: skip
-
-
 def detail(window: torch.Tensor) -> float:
     rows, cols = window.diff(dim=-2), window.diff(dim=-1)
     return float(rows.square().sum() + cols.square().sum())
@@ -288,7 +272,7 @@ def test_window_with_the_most_detail(
     image = np.repeat(slope[None], planes, 0)
     top, left = corner
     image[-1, top : top + side, left : left + side] += rng.standard_normal((side, side))
-    found = solver(side, (height, width))._window(torch.from_numpy(image)).numpy()
+    found = Solver._window(torch.from_numpy(image), side).numpy()
     assert found.shape == (planes, side, side)
     # The jump between patch and slope may be worth a border row or column.
     matches = [
@@ -305,7 +289,7 @@ def test_window_is_the_best_of_all(rng: np.random.Generator) -> None:
     differences across its border."""
     image = torch.from_numpy(rng.standard_normal((1, 17, 23)) * rng.random((1, 17, 23)) ** 3)
     side = 9
-    found = detail(solver(side, (17, 23))._window(image))
+    found = detail(Solver._window(image, side))
     everywhere = [
         detail(image[:, top : top + side, left : left + side])
         for top in range(17 - side + 1)
@@ -316,8 +300,8 @@ def test_window_is_the_best_of_all(rng: np.random.Generator) -> None:
 
 def test_small_slices_are_their_own_window(rng: np.random.Generator) -> None:
     image = torch.from_numpy(rng.standard_normal((2, 12, 9)))
-    assert torch.equal(solver(12, (12, 9))._window(image), image)
-    narrow = solver(10, (30, 9))._window(torch.from_numpy(rng.standard_normal((2, 30, 9))))
+    assert torch.equal(Solver._window(image, 12), image)
+    narrow = Solver._window(torch.from_numpy(rng.standard_normal((2, 30, 9))), 10)
     assert narrow.shape == (2, 10, 9)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -208,6 +209,24 @@ def test_predict_adds_a_free_and_trusted_residual(device: torch.device) -> None:
     torch.testing.assert_close(part, 0.25 * full, atol=1e-6, rtol=1e-4)
     assert float(full[..., ::2, ::3].abs().max()) < 1e-5
     assert float(full.abs().max()) > 1e-3
+
+
+def test_passes_alternate_network_and_consistency(device: torch.device) -> None:
+    """Twice is once more on the first's result; what the LR slice determines still stays."""
+    once = networks.build(TINY, 0).to(device)
+    twice = networks.build(replace(TINY, passes=2), 0).to(device)
+    parameters = dict(once.named_parameters())
+    operator = degrade.degradation(kernels.delta(), Sampling.DIRECT, (2.0, 3.0), (31, 37), device)
+    consistency = Consistency(operator, ConsistencySettings(damping=1e-9))
+    start = torch.rand(2, 1, 31, 37, generator=torch.Generator().manual_seed(0)).to(device)
+    with torch.no_grad():
+        first = inner.predict(once, parameters, start, consistency, 1.0, FP32)
+        second = inner.predict(once, parameters, first, consistency, 1.0, FP32)
+        found = inner.predict(twice, parameters, start, consistency, 1.0, FP32)
+        half = inner.predict(twice, parameters, start, consistency, 0.5, FP32)
+    torch.testing.assert_close(found, second)
+    torch.testing.assert_close(half, (start + second) / 2)
+    assert float((second - first).abs().max()) > 1e-4
 
 
 def test_bf16_residual_is_close_and_float32(device: torch.device) -> None:

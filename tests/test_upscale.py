@@ -308,9 +308,7 @@ def test_affine_equivariance(tmp_path: Path, weights: Path, method: Method, dtyp
 
 @pytest.mark.parametrize("method", CLASSICAL)
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_phase_turned_by_ninety_degrees(
-    tmp_path: Path, method: Method, sampling: Sampling
-) -> None:
+def test_phase_turned_by_ninety_degrees(tmp_path: Path, method: Method, sampling: Sampling) -> None:
     cube = field(dtype="complex128")
     options = ("--scale", 2, "--method", method, "--sampling", sampling)
     plain = result_of(cube, tmp_path, *options)

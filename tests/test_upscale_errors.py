@@ -41,9 +41,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def refused(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., str]:
+def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs a command that must fail with ``code``, in one line on stderr that holds every one
     of ``holds``, and leave the folder as it was."""
 
@@ -204,9 +202,7 @@ def test_unwritable_folder(tmp_path: Path, refused: Any) -> None:
     refused(4, (locked, "-o"), source, *SPLINE, "-o", locked / "o.npy")
 
 
-def test_disk_too_small(
-    tmp_path: Path, refused: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disk_too_small(tmp_path: Path, refused: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     source = save(tmp_path / "c.npy", field())
     usage = type("Usage", (), {"free": 1000})()
     monkeypatch.setattr("mzsr_cli.cubes.atomic.shutil.disk_usage", lambda folder: usage)
@@ -309,9 +305,7 @@ def test_devices(tmp_path: Path, refused: Any, monkeypatch: pytest.MonkeyPatch) 
      ("--slice-axis", 3), ("--sampling", "random"), ("--precision", "fp8"),
      ("--stage-max", 1), ("--colour", 1)],
 )  # fmt: skip
-def test_options_that_make_no_sense(
-    tmp_path: Path, refused: Any, option: str, value: Any
-) -> None:
+def test_options_that_make_no_sense(tmp_path: Path, refused: Any, option: str, value: Any) -> None:
     source = save(tmp_path / "c.npy", field())
     refused(2, (option,), source, "--scale", 2, option, value)
 
@@ -384,9 +378,7 @@ def test_one_bad_file_does_not_stop_the_rest(
     )  # fmt: skip
 
 
-def test_folders_and_globs_into_a_folder(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_folders_and_globs_into_a_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     cubes, out = tmp_path / "in", tmp_path / "out"
     cubes.mkdir()
     out.mkdir()
@@ -483,9 +475,7 @@ def test_scale_pair_in_the_file(tmp_path: Path, weights: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["steps = 3\n", "[upscale\n", "[upscale]\nsteps = 'x'\n", "[upscale]\nmethod = 'x'\n"]
 )
-def test_bad_configuration(
-    tmp_path: Path, text: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_configuration(tmp_path: Path, text: str, capfd: pytest.CaptureFixture[str]) -> None:
     source = save(tmp_path / "c.npy", field())
     config = tmp_path / "run.toml"
     config.write_text(text)
@@ -495,9 +485,7 @@ def test_bad_configuration(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_bad_environment(
-    tmp_path: Path, refused: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_environment(tmp_path: Path, refused: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     source = save(tmp_path / "c.npy", field())
     monkeypatch.setenv("MZSR_UPSCALE_STEPS", "few")
     refused(2, ("--steps", "few"), source, *SPLINE)

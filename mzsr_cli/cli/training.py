@@ -57,6 +57,8 @@ _OPTIONS = (
                  help="Share of random tasks without a blur kernel."),
     click.option("--direct", type=click.FloatRange(0, 1), default=_TASKS.direct_fraction,
                  help="Share of random tasks with direct sampling."),
+    click.option("--passes", type=click.IntRange(1), help="How often the network is applied, "
+                 "consistency after each. [those of --init; 1]"),
     click.option("--learning-rate", type=click.FloatRange(0, 1, min_open=True),
                  default=_TRAIN.learning_rate, help="Adam's step size at the start."),
     click.option("--consistency", type=click.Choice(["0", "1"]), default="1",
@@ -101,6 +103,7 @@ def train_settings(
         tasks=tasks,
         consistency=ConsistencySettings(enabled=options["consistency"] == "1"),
         precision=Precision(options["precision"]),
+        passes=options["passes"],
     )
 
 

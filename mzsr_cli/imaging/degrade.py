@@ -143,11 +143,17 @@ class Consistency:
         self._eigen = self._decompose() if separable else None
         self._top = 0.0 if separable else self._largest_eigenvalue()
 
-    def to(self, device: torch.device) -> Consistency:
-        """The same projection on another device."""
-        if device == self.operator.device:
+    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Consistency:
+        """The same projection on another device and in another precision."""
+        if device == self.operator.device and dtype == self.operator.dtype:
             return self
-        return Consistency(replace(self.operator, device=device), self.settings, self.noise)
+        operator = replace(self.operator, device=device, dtype=dtype)
+        return Consistency(operator, self.settings, self.noise)
+
+    @cached_property
+    def double(self) -> Consistency:
+        """The same projection on the processor in double precision."""
+        return self.to(CPU, torch.float64)
 
     def _decompose(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         (rows, cols), tensor = self.operator.axis_terms[0], self.operator._tensor

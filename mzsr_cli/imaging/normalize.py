@@ -22,6 +22,13 @@ class Range:
         """Own units to [0, 1]."""
         return (planes.astype(np.float64) - self.low) / (self.span or 1.0)
 
+    def zero(self, planes: NDArray[np.floating]) -> float | None:
+        """What 0 is mapped to where ``planes`` (P, H, W) are magnitudes: real and nowhere
+        negative. None for other data."""
+        if len(planes) > 1 or planes.min() < 0 or self.span == 0:
+            return None
+        return -self.low / self.span
+
     def inverse(self, planes: NDArray[np.floating]) -> NDArray[np.float64]:
         """[0, 1] to own units."""
         return planes.astype(np.float64) * (self.span or 1.0) + self.low

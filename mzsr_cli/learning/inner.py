@@ -52,9 +52,16 @@ def predict(
     trust: float,
     precision: Precision,
 ) -> torch.Tensor:
-    """Super-resolved (P, 1, H, W): start + trust * (I - B A) residual."""
-    change = trust * residual(network, parameters, start, precision)
-    return start + (consistency.free(change) if consistency is not None else change)
+    """Super-resolved (P, 1, H, W): start + trust * (I - B A) residual.
+
+    With several passes the network sees start + (I - B A) residual next, and so on: network and
+    consistency alternate with shared parameters (unrolled as in USRNet, Zhang et al., 2020).
+    """
+    image = start
+    for _ in range(network.passes):
+        added = residual(network, parameters, image, precision)
+        image = image + (consistency.free(added) if consistency is not None else added)
+    return start + trust * (image - start)
 
 
 def pair_loss(

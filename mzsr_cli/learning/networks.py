@@ -32,6 +32,8 @@ class MzsrNetwork(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.reach = settings.depth
         """Pixels on each side that an output pixel depends on (tile halo)."""
+        self.passes = settings.passes
+        """How often the network is applied, data consistency after each."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """The residual of ``image`` (B, C, H, W)."""

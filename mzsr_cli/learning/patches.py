@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -28,12 +28,18 @@ Planes = NDArray[np.float32]
 class Source:
     """One folder of images or one cube: HR slices (P, H, W), float32 in [0, 1].
 
-    ``rounded`` says that the values are 8-bit levels, so that LR ones are rounded too.
+    ``rounded`` says that the values are 8-bit levels, so that LR ones are rounded too; ``zeros``
+    is, for each slice of magnitudes, what 0 has become (None for other data).
     """
 
     name: str
     slices: list[Planes]
     rounded: bool
+    zeros: list[float | None] = field(default_factory=list)
+
+    def zero(self, index: int) -> float | None:
+        """What 0 has become in slice ``index``."""
+        return self.zeros[index] if self.zeros else None
 
 
 @dataclass(frozen=True)
@@ -57,28 +63,28 @@ class Physics:
 
 
 def pair_from(
-    high: torch.Tensor, operator: degrade.Degradation, low: torch.Tensor, noise: float, p: Physics
+    high: torch.Tensor,
+    low: torch.Tensor,
+    consistency: degrade.Consistency,
+    zero: float | None,
+    p: Physics,
 ) -> Pair:
-    """The pair of LR planes ``low`` (P, h, w) and their truth ``high`` (P, H, W)."""
-    consistency = degrade.Consistency(operator, p.consistency, noise)
-    image = start.starting_image(operator, low, consistency, p.wiener).image
-    trust = gate.slice_trust(image, operator.scale, p.gate)
+    """The pair of LR planes ``low`` (P, h, w) and their truth ``high`` (P, H, W). Where the
+    starting image leaves nothing to learn, the network is not trusted."""
+    operator = consistency.operator
+    begin = start.starting_image(operator, low, consistency, p.wiener, zero)
+    trust = 0.0 if begin.complete else gate.slice_trust(begin.image, operator.scale, p.gate)
     used = consistency if p.consistency.enabled else None
-    return Pair(image[:, None], high[:, None], used, trust)
+    return Pair(begin.image[:, None], high[:, None], used, trust)
 
 
 def son_pair(
-    low: torch.Tensor,
-    kernel: kernels.Kernel,
-    sampling: Sampling,
-    scale: tuple[float, float],
-    noise: float,
-    p: Physics,
+    low: torch.Tensor, consistency: degrade.Consistency, zero: float | None, p: Physics
 ) -> Pair:
-    """The pair that a slice gives of itself: its son, and the LR planes (P, h, w) as truth."""
-    height, width = low.shape[-2:]
-    operator = degrade.degradation(kernel, sampling, scale, (height, width), low.device, low.dtype)
-    return pair_from(low, operator, rounded(operator.apply(low), noise), noise, p)
+    """The pair that a slice gives of itself: its son by the operator of ``consistency``, and the
+    LR planes (P, h, w) as truth."""
+    son = rounded(consistency.operator.apply(low), consistency.noise)
+    return pair_from(low, son, consistency, zero, p)
 
 
 ROUNDING = 12**-0.5
@@ -112,13 +118,14 @@ class TaskMaker:
         """Task ``index`` of ``iteration``; with the support pair if ``support``."""
         rng = np.random.default_rng([self.seed, iteration, index])
         source = self.sources[rng.integers(len(self.sources))]
-        planes = source.slices[rng.integers(len(source.slices))]
+        which = int(rng.integers(len(source.slices)))
+        planes, zero = source.slices[which], source.zero(which)
         scale = float(rng.choice(self.settings.scales))
         crop = _augmented(_crop(planes, scale, self.settings.patch, rng), rng)
         kernel, sampling = self._degradation(rng, scale)
         levels = source.rounded and rng.random() < self.settings.rounded_fraction
         noise = EIGHT_BIT_NOISE if levels else 0.0
-        return self.make(source.name, crop, kernel, sampling, scale, noise, support)
+        return self.make(source.name, crop, kernel, sampling, scale, noise, zero, support)
 
     def _degradation(
         self, rng: np.random.Generator, scale: float
@@ -137,6 +144,7 @@ class TaskMaker:
         sampling: Sampling,
         scale: float,
         noise: float,
+        zero: float | None,
         support: bool,
     ) -> Task:
         """The task of one HR crop (P, H, W)."""
@@ -144,8 +152,14 @@ class TaskMaker:
         both = (scale, scale)
         operator = degrade.degradation(kernel, sampling, both, (crop.shape[1], crop.shape[2]))
         low = rounded(operator.apply(high), noise)
-        query = pair_from(high, operator, low, noise, self.physics)
-        own = son_pair(low, kernel, sampling, both, noise, self.physics) if support else None
+        known = degrade.Consistency(operator, self.physics.consistency, noise)
+        query = pair_from(high, low, known, zero, self.physics)
+        own = None
+        if support:
+            shape = (low.shape[-2], low.shape[-1])
+            again = degrade.degradation(kernel, sampling, both, shape)
+            known = degrade.Consistency(again, self.physics.consistency, noise)
+            own = son_pair(low, known, zero, self.physics)
         return Task(name, query, own, float((query.start - query.truth).abs().mean()))
 
 

@@ -24,7 +24,7 @@ from mzsr_cli.learning.adapt import (
     verdict,
 )
 from mzsr_cli.learning.inner import Pair, Parameters
-from mzsr_cli.learning.patches import Physics, pair_from, rounded
+from mzsr_cli.learning.patches import Physics, rounded, son_pair
 from mzsr_cli.learning.weights import Weights
 from mzsr_cli.learning.zssr import Zssr
 from mzsr_cli.settings import BACK_PROJECTIONS, Method, Precision, UpscaleSettings
@@ -45,10 +45,12 @@ def classical(
     planes: torch.Tensor,
     consistency: degrade.Consistency,
     settings: UpscaleSettings,
+    zero: float | None = None,
 ) -> torch.Tensor:
-    """LR planes (P, h, w) to HR (P, H, W) by one of CLASSICAL."""
+    """LR planes (P, h, w) to HR (P, H, W) by one of CLASSICAL. ``zero`` is what 0 has become
+    where the planes are magnitudes."""
     if method is Method.WIENER:
-        return start.starting_image(operator, planes, consistency, settings.wiener).image
+        return start.starting_image(operator, planes, consistency, settings.wiener, zero).image
     if method is Method.BACK_PROJECTION:
         first = operator.interpolate(planes, Method.BICUBIC, 0.0)
         return degrade.back_projection(operator, planes, first, BACK_PROJECTIONS)
@@ -116,7 +118,7 @@ class Solver:
         self.precision = precision
         self.device = device
         self._stages: dict[float, list[Stage]] = {}
-        self._sons: dict[tuple[int, int], degrade.Degradation] = {}
+        self._sons: dict[float, dict[tuple[int, int], Stage]] = {}
 
     # -- grids ------------------------------------------------------------------------------
 
@@ -160,17 +162,18 @@ class Solver:
     # -- one slice --------------------------------------------------------------------------
 
     def solve(
-        self, planes: torch.Tensor, index: int, noise: float
+        self, planes: torch.Tensor, index: int, noise: float, zero: float | None = None
     ) -> tuple[torch.Tensor, SliceReport]:
         """LR planes (P, h, w) in [0, 1] to HR (P, H, W). ``noise`` is the standard deviation of
-        the samples' rounding in the same units; ``index`` the slice's number (for the seed)."""
+        the samples' rounding in the same units; ``index`` the slice's number (for the seed);
+        ``zero`` what 0 has become where the planes are magnitudes."""
         planes = planes.to(self.device)
         if self.method is Method.ZSSR:
             return self._zssr(planes, index, noise)
         if self.method is Method.MZSR:
-            return self._mzsr(planes, noise)
+            return self._mzsr(planes, noise, zero)
         last = self.stages(noise)[-1]
-        image = classical(self.method, last.operator, planes, last.consistency, self.settings)
+        image = classical(self.method, last.operator, planes, last.consistency, self.settings, zero)
         return image, SliceReport(str(self.method))
 
     def _zssr(
@@ -203,37 +206,32 @@ class Solver:
             fathers.append(image)
         return image, SliceReport("zssr", steps=zssr.iterations)
 
-    def _mzsr(self, planes: torch.Tensor, noise: float) -> tuple[torch.Tensor, SliceReport]:
+    def _mzsr(
+        self, planes: torch.Tensor, noise: float, zero: float | None
+    ) -> tuple[torch.Tensor, SliceReport]:
         """Algorithm 2 through the stages."""
         if self.weights is None:
             raise ValueError("the method mzsr needs weights")
         stages = self.stages(noise)
         report = SliceReport("mzsr")
-        parameters = self.weights.parameters()
-        # 1-4. Adapt to the pair (son, LR) of the most detailed window.
-        own = self._son_pair(self._window(planes), stages[0], noise)
-        if own is not None and (self.settings.adapt.steps > 0 or self._checks):
-            adapted = self._adapt(parameters, own[0])
-            report.steps, report.losses = adapted.kept, adapted.losses
-            parameters = adapted.parameters
-        # Check the result on the pair of a larger window.
-        if own is not None and self._checks:
-            larger = self._window(planes, self.settings.check.window)
-            own = self._son_pair(larger, stages[0], noise) or own
-            report.check = self._check(parameters, *own, noise)
+        # 1. The linear answer on the last grid; done where it leaves nothing to learn.
+        final = self._start(stages[-1], planes, zero)
+        if final.complete:
+            report.trust = 0.0
+            return final.image, report
+        # 2-4. Adapt to the pair (son, LR) of the most detailed window; check on a larger one.
+        parameters = self._adapted(planes, stages[0], noise, zero, report)
         check = report.check
         if check is not None and check.chosen != NETWORK:
             name = Method.WIENER if check.chosen == START else Method(check.chosen)
             report.method, last = str(name), stages[-1]
-            image = classical(name, last.operator, planes, last.consistency, self.settings)
+            image = classical(name, last.operator, planes, last.consistency, self.settings, zero)
             return image, report
         # 5. Super-resolve: linear answer, network, consistency, stage by stage.
         share = check.share if check is not None else 1.0
         added = torch.zeros_like(planes)
         for stage in stages:
-            linear = start.starting_image(
-                stage.operator, planes, stage.consistency, self.settings.wiener
-            )
+            linear = final if stage is stages[-1] else self._start(stage, planes, zero)
             image = linear.image
             if stage is not stages[0]:
                 image = start.carried(image, added, stage.factor, self.settings.sampling)
@@ -248,6 +246,36 @@ class Solver:
             report.trust = share * trust
         return linear.image + added, report
 
+    def _start(self, stage: Stage, planes: torch.Tensor, zero: float | None) -> start.Start:
+        return start.starting_image(
+            stage.operator, planes, stage.consistency, self.settings.wiener, zero
+        )
+
+    def _adapted(
+        self,
+        planes: torch.Tensor,
+        stage: Stage,
+        noise: float,
+        zero: float | None,
+        report: SliceReport,
+    ) -> Parameters:
+        """The parameters after lines 2-4 of Algorithm 2; notes steps, losses and the check."""
+        assert self.weights is not None
+        parameters = self.weights.parameters()
+        window = self._window(planes, self.settings.adapt.window)
+        own = self._son_pair(window, stage, noise, zero)
+        if own is None:
+            return parameters
+        if self.settings.adapt.steps > 0:
+            adapted = self._adapt(parameters, own[0])
+            report.steps, report.losses = adapted.kept, adapted.losses
+            parameters = adapted.parameters
+        if self.settings.check.enabled:
+            larger = self._window(planes, self.settings.check.window)
+            own = self._son_pair(larger, stage, noise, zero) or own
+            report.check = self._check(parameters, *own, zero)
+        return parameters
+
     def _change(
         self, parameters: Parameters, image: torch.Tensor, stage: Stage, trust: float
     ) -> torch.Tensor:
@@ -255,42 +283,50 @@ class Solver:
         assert self.weights is not None
         network, settings = self.weights.network, self.settings
         ensemble = SYMMETRIES if settings.adapt.self_ensemble else SYMMETRIES[:1]
-        total = torch.zeros_like(image)
-        for which in ensemble:
-            output = tiled_residual(
-                network, parameters, turned(image, which), settings.tiles, self.precision
-            )
-            total += turned_back(output, which)
-        change = total * (trust / len(ensemble))
-        return stage.consistency.free(change) if settings.consistency.enabled else change
+        change = torch.zeros_like(image)
+        for _ in range(network.passes):
+            total = torch.zeros_like(image)
+            for which in ensemble:
+                output = tiled_residual(
+                    network, parameters, turned(image + change, which), settings.tiles,
+                    self.precision,
+                )  # fmt: skip
+                total += turned_back(output, which)
+            added = total / len(ensemble)
+            change += stage.consistency.free(added) if settings.consistency.enabled else added
+        return trust * change
 
     # -- the pair (son, LR) -----------------------------------------------------------------
 
+    def _son_stage(self, shape: tuple[int, int], stage: Stage, noise: float) -> Stage:
+        """The degradation of a window of LR pixels at the first stage's factor, kept until a
+        slice of another noise level comes."""
+        if noise not in self._sons:
+            self._sons = {noise: {}}
+        sons = self._sons[noise]
+        if shape not in sons:
+            operator = degrade.degradation(
+                stage.operator.kernel, self.settings.sampling, stage.factor, shape, self.device
+            )
+            consistency = degrade.Consistency(operator, self.settings.consistency, noise)
+            sons[shape] = Stage(operator, consistency, stage.factor)
+        return sons[shape]
+
     def _son_pair(
-        self, window: torch.Tensor, stage: Stage, noise: float
-    ) -> tuple[Pair, degrade.Degradation] | None:
+        self, window: torch.Tensor, stage: Stage, noise: float, zero: float | None
+    ) -> tuple[Pair, Stage] | None:
         """The window's own pair at the first stage's factor; None where the son is too small."""
         shape = (window.shape[-2], window.shape[-1])
         sons = [resize.reduced(n, f) for n, f in zip(shape, stage.factor, strict=True)]
         if min(sons) < self.settings.adapt.son_min:
             return None
-        if shape not in self._sons:
-            self._sons[shape] = degrade.degradation(
-                stage.operator.kernel, self.settings.sampling, stage.factor, shape, self.device
-            )
-        operator = self._sons[shape]
-        son = rounded(operator.apply(window), noise)
+        own = self._son_stage(shape, stage, noise)
         physics = Physics(self.settings.consistency, self.settings.wiener, self.settings.gate)
-        return pair_from(window, operator, son, noise, physics), operator
+        return son_pair(window, own.consistency, zero, physics), own
 
-    @property
-    def _checks(self) -> bool:
-        return self.settings.check.enabled
-
-    def _window(self, planes: torch.Tensor, side: int | None = None) -> torch.Tensor:
-        """The most detailed window (largest squared differences) of at most ``side`` (that of
-        adaptation)."""
-        side = side or self.settings.adapt.window
+    @staticmethod
+    def _window(planes: torch.Tensor, side: int) -> torch.Tensor:
+        """The most detailed window (largest squared differences) of at most ``side``."""
         height, width = (min(side, n) for n in planes.shape[-2:])
         if (height, width) == tuple(planes.shape[-2:]):
             return planes
@@ -314,18 +350,17 @@ class Solver:
         )
 
     def _check(
-        self, parameters: Parameters, pair: Pair, operator: degrade.Degradation, noise: float
-    ) -> Verdict | None:
+        self, parameters: Parameters, pair: Pair, stage: Stage, zero: float | None
+    ) -> Verdict:
         """Compare the adapted network with every classical method on the pair."""
-        if not self._checks or self.weights is None:
-            return None
-        consistency = degrade.Consistency(operator, self.settings.consistency, noise)
-        oversampled = gate.slice_trust(pair.truth[:, 0], (1.0, 1.0), self.settings.gate) < 1
+        operator, consistency = stage.operator, stage.consistency
         truth, begin = pair.truth[:, 0], pair.start[:, 0]
-        son = rounded(operator.apply(truth), noise)
-        stage = Stage(operator, consistency, operator.scale)
+        oversampled = gate.slice_trust(truth, (1.0, 1.0), self.settings.gate) < 1
+        son = rounded(operator.apply(truth), consistency.noise)
         change = self._change(parameters, begin, stage, pair.trust)
         candidates = {NETWORK: begin + change, START: begin}
         for method in CLASSICAL[1:]:
-            candidates[str(method)] = classical(method, operator, son, consistency, self.settings)
+            candidates[str(method)] = classical(
+                method, operator, son, consistency, self.settings, zero
+            )
         return verdict(candidates, truth, oversampled, self.settings.check)

@@ -93,7 +93,7 @@ def _architecture(
     """
     try:
         settings = NetworkSettings(**header["network"])
-        sizes = (settings.channels, settings.depth, settings.width)
+        sizes = (settings.channels, settings.depth, settings.width, settings.passes)
         sane = all(type(size) is int and size > 0 for size in sizes)
         stored = sum(tensor.numel() for tensor in tensors.values())
         if sane and sane_size(settings) <= stored:

@@ -80,4 +80,4 @@ def _seconds_per_pixel(plan: Plan) -> tuple[float, float]:
         begin = time.monotonic()
         work()
         times.append((time.monotonic() - begin) / image.numel())
-    return times[0], times[1]
+    return times[0] * network.passes, times[1]

@@ -6,6 +6,7 @@ import hashlib
 import platform
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,9 @@ def load_sources(arguments: Iterable[str]) -> list[Source]:
                     images.append(_image_planes(reader.read(0)))
                 else:
                     slices = [_cube_planes(reader.read(k)) for k in range(reader.info.shape[2])]
-                    usable = [planes for planes in slices if planes is not None]
-                    sources.append(Source(path.name, usable, rounded=False))
+                    usable = [found for found in slices if found is not None]
+                    planes, zeros = [p for p, _ in usable], [z for _, z in usable]
+                    sources.append(Source(path.name, planes, False, zeros))
         if images:
             sources.append(Source(Path(argument).name, images, rounded=True))
     return sources
@@ -71,23 +73,29 @@ def _image_planes(image: np.ndarray) -> Planes:
     return np.asarray(image, dtype=np.float32)[None] / np.float32(EIGHT_BIT)
 
 
-def _cube_planes(image: np.ndarray) -> Planes | None:
+def _cube_planes(image: np.ndarray) -> tuple[Planes, float | None] | None:
     planes = planes_of(image)
     if min(planes.shape[1:]) < 16 or not np.isfinite(planes).all():
         return None
     mapping = slice_range(planes, Normalize.SLICE)
-    return mapping.forward(planes).astype(np.float32) if mapping.span > 0 else None
+    if mapping.span == 0:
+        return None
+    return mapping.forward(planes).astype(np.float32), mapping.zero(planes)
 
 
 def split(sources: list[Source], every: int) -> tuple[list[Source], list[Source]]:
     """Training and validation parts: every ``every``-th slice (or image) is held out."""
     train, held = [], []
     for source in sources:
-        kept = [s for i, s in enumerate(source.slices) if i % every != every // 2]
-        out = [s for i, s in enumerate(source.slices) if i % every == every // 2]
-        train.append(Source(source.name, kept, source.rounded))
-        held.append(Source(source.name, out, source.rounded))
+        chosen = [i % every == every // 2 for i in range(len(source.slices))]
+        train.append(_part(source, [not out for out in chosen]))
+        held.append(_part(source, chosen))
     return train, held
+
+
+def _part(source: Source, chosen: list[bool]) -> Source:
+    slices = list(compress(source.slices, chosen))
+    return replace(source, slices=slices, zeros=list(compress(source.zeros, chosen)))
 
 
 def validation_tasks(
@@ -108,14 +116,15 @@ def validation_tasks(
     for index in range(settings.validation_patches if sources else 0):
         source = sources[index % len(sources)]
         turn = index // len(sources)
-        planes = source.slices[turn % len(source.slices)]
+        which = turn % len(source.slices)
+        planes, zero = source.slices[which], source.zero(which)
         side = min(min(planes.shape[1:]), 2 * settings.tasks.patch) // 4 * 4
         top, left = ((n - side) // 2 for n in planes.shape[1:])
         crop = planes[:1, top : top + side, left : left + side]
         kernel, sampling = kinds[index % len(kinds)]
         scale = scales[turn % len(scales)] if scales else settings.tasks.scales[0]
         noise = EIGHT_BIT_NOISE if source.rounded else 0.0
-        made = maker.make(source.name, crop, kernel, sampling, scale, noise, support)
+        made = maker.make(source.name, crop, kernel, sampling, scale, noise, zero, support)
         tasks.append(made)
     return tasks
 
@@ -176,10 +185,12 @@ def train(
     physics = Physics(settings.consistency, WienerSettings(), GateSettings())
     maker = TaskMaker(sources, settings.tasks, physics, settings.seed)
     weights = load_weights(init, device) if init else None
-    if weights is not None:
-        settings = replace(settings, network=weights.settings)
+    architecture = weights.settings if weights else settings.network
+    architecture = replace(architecture, passes=settings.passes or architecture.passes)
+    settings = replace(settings, network=architecture)
     network = weights.network if weights else networks.build(settings.network, settings.seed)
     network.to(device)
+    network.passes = architecture.passes
     log_rates = _log_rates(network, weights, meta)
     run = Run(output)
     facts = _facts(kind, sources, settings, meta, weights, device, precision)

@@ -85,6 +85,7 @@ class Plan:
     device: torch.device
     precision: Precision
     rounding: float
+    magnitudes: bool
     settings: UpscaleSettings
     notes: tuple[str, ...]
 
@@ -145,7 +146,7 @@ def make_plan(reader: CubeReader, target: Path, settings: UpscaleSettings) -> Pl
     check_memory(info, hr_shape, device)
     return Plan(
         info.path, target, slices, lr_shape, shape, scale, out, method, weights, kernel,
-        device, precision, rounding_of(info), settings, tuple(notes),
+        device, precision, rounding_of(info), not is_image, settings, tuple(notes),
     )  # fmt: skip
 
 
@@ -391,7 +392,8 @@ def solve_slice(
         return slice_of(constant), SliceReport("constant")
     noise = plan.rounding / mapping.span
     low = torch.from_numpy(mapping.forward(planes).astype(np.float32))
-    high, report = solver.solve(low, k, noise)
+    zero = mapping.zero(planes) if plan.magnitudes else None
+    high, report = solver.solve(low, k, noise, zero)
     result = mapping.inverse(high.cpu().numpy())
     if settings.clip:
         result = np.clip(result, planes.min(), planes.max())
