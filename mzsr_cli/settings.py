@@ -102,15 +102,18 @@ class IntensitySettings:
     enabled: bool = True
     rounds: int = 3
     """Rounds of resampling the squares after antialiased sampling ..."""
-    hopeful: float = 5.0
-    """... where the first expects less error than this many times that of the values."""
+    falls: float = 0.7
+    """... while each expects less error than this share of what the one before did."""
+    hopeful: float = 4.0
+    """Squares are tried where their spectrum promises less error than this many times that which
+    the spectrum of the values does, and given up where the first round expects more."""
     clear: float = 2.0
     sure: float = 1e-3
     """Taken alone where it expects less error than ``clear`` times that of the values (its
     expectation is the more cautious one), and less than this share of the power ..."""
     plausible: float = 0.022
     """... and averaged with them, by the inverse of the expected errors, where it expects less
-    than this share of the power."""
+    than this share of the power. Values that expect more are averaged with the cubic B-spline."""
 
 
 @dataclass(frozen=True)

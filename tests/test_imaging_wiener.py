@@ -202,3 +202,26 @@ def test_expected_error_is_the_real_one(rng: np.random.Generator, sampling: Samp
     excess = 10 * np.log10(found.expected / error)
     assert excess < 3
     assert excess > (-3 if sampling is Sampling.DIRECT else -10)
+
+
+def test_share_beyond_counts_what_lies_above_the_limit() -> None:
+    spectrum = np.r_[np.ones(11), np.full(10, 0.1)]
+    assert wiener.share_beyond(spectrum, 2.0) == pytest.approx(1 / 12)
+    assert wiener.share_beyond(spectrum, 1.0) == 0
+    assert wiener.share_beyond(np.zeros(0), 2.0) == 0
+
+
+def test_filter_solves_the_normal_equations(rng: np.random.Generator) -> None:
+    """Against dense matrices: X = C R^T (R C R^T + mu I)^-1, mean removed by a rank-one term."""
+    op = operator(Sampling.BICUBIC)
+    y = photo_like(rng, 37, 31).numpy()
+    reduction = op.reduction(0)
+    spectrum = wiener.axis_spectrum(y - y.mean(), 1, reduction, 2.0, SETTINGS)
+    lags = wiener.covariance(spectrum, reduction.shape[1])
+    dense = lags[np.abs(np.subtract.outer(*[np.arange(len(lags))] * 2))]
+    damping = SETTINGS.damping * np.trace(reduction @ dense @ reduction.T) / len(reduction)
+    dense = dense + SETTINGS.mean_variance
+    gram = reduction @ dense @ reduction.T + damping * np.eye(len(reduction))
+    expected = dense @ reduction.T @ np.linalg.inv(gram)
+    found = wiener.axis_filter(spectrum, reduction, SETTINGS).matrix.numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-6)

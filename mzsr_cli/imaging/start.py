@@ -9,8 +9,8 @@ import torch
 
 from mzsr_cli.imaging import resize
 from mzsr_cli.imaging.degrade import Consistency, Degradation
-from mzsr_cli.imaging.wiener import axis_filter
-from mzsr_cli.settings import IntensitySettings, Method, Sampling, WienerSettings
+from mzsr_cli.imaging.wiener import Array, axis_filter, axis_spectrum, share_beyond
+from mzsr_cli.settings import Method, Sampling, WienerSettings
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,19 @@ class Start:
 
 
 @dataclass(frozen=True)
+class SliceModel:
+    """What one slice's spectrum says: HR power spectra of the rows' and of the columns' axis, the
+    slice's variance, and about how much of that (0 to 1) interpolation will miss."""
+
+    spectra: tuple[Array, Array]
+    variance: float
+    missing: float
+
+
+@dataclass(frozen=True)
 class SliceFilter:
-    """The Wiener interpolator that one slice's spectrum gives: x = m + L (y - m) R^T, m the mean
-    of y; and the mean-square error that it expects."""
+    """The Wiener interpolator x = m + L (y - m) R^T, m the mean of y, and the mean-square error
+    that its model expects."""
 
     rows: torch.Tensor
     cols: torch.Tensor
@@ -38,24 +48,34 @@ class SliceFilter:
         return resize.separable(y - mean, self.rows, self.cols) + mean
 
 
-def slice_filter(operator: Degradation, y: torch.Tensor, settings: WienerSettings) -> SliceFilter:
-    """The filter of LR planes (P, h, w), both axes apart."""
+def slice_model(operator: Degradation, y: torch.Tensor, settings: WienerSettings) -> SliceModel:
+    """The model of LR planes (P, h, w), float64, both axes apart."""
     if operator.sampling is Sampling.BICUBIC:
         settings = replace(settings, slope_factor=settings.slope_factor_antialiased)
     planes = y.numpy()
     planes = planes - planes.mean((1, 2), keepdims=True)
     rows, cols = (
-        axis_filter(planes, axis + 1, operator.reduction(axis), operator.scale[axis], settings)
+        axis_spectrum(planes, axis + 1, operator.reduction(axis), operator.scale[axis], settings)
         for axis in (0, 1)
     )
-    expected = float(planes.var()) * (1 - rows.explained * cols.explained)
-    return SliceFilter(torch.as_tensor(rows.matrix), torch.as_tensor(cols.matrix), expected)
+    kept = (1 - share_beyond(rows, operator.scale[0])) * (1 - share_beyond(cols, operator.scale[1]))
+    return SliceModel((rows, cols), float(planes.var()), 1 - kept)
+
+
+def slice_filter(operator: Degradation, model: SliceModel, settings: WienerSettings) -> SliceFilter:
+    """The filter that a model implies."""
+    rows, cols = (
+        axis_filter(spectrum, operator.reduction(axis), settings)
+        for axis, spectrum in enumerate(model.spectra)
+    )
+    expected = model.variance * (1 - rows.explained * cols.explained)
+    return SliceFilter(rows.matrix, cols.matrix, expected)
 
 
 def wiener(operator: Degradation, y: torch.Tensor, settings: WienerSettings) -> Start:
     """LR planes (P, h, w) to HR (P, H, W) by the slice's own spectrum."""
     planes = y.detach().cpu().double()
-    found = slice_filter(operator, planes, settings)
+    found = slice_filter(operator, slice_model(operator, planes, settings), settings)
     return Start(found.apply(planes).to(y), found.expected)
 
 
@@ -65,30 +85,45 @@ def _error_of_root(error: float, image: torch.Tensor) -> float:
     return float((error / (4 * (image.square() + error**0.5))).mean()) if error > 0 else 0.0
 
 
+def promising(
+    operator: Degradation, magnitude: torch.Tensor, settings: WienerSettings
+) -> SliceModel | None:
+    """The model of the squares of LR magnitudes (1, h, w), float64, where by the two spectra alone
+    they could be interpolated with less error than the values; None elsewhere."""
+    values = slice_model(operator, magnitude, settings)
+    squares = slice_model(operator, magnitude.square(), settings)
+    missed = _error_of_root(squares.variance * squares.missing, magnitude)
+    hopeful = settings.intensity.hopeful * values.variance * values.missing
+    return squares if missed < hopeful else None
+
+
 def intensity(
     operator: Degradation,
     y: torch.Tensor,
     consistency: Consistency,
     settings: WienerSettings,
-    plain: float = math.inf,
+    model: SliceModel | None = None,
+    limit: float = math.inf,
 ) -> Start:
     """LR magnitudes (1, h, w) >= 0 to HR (1, H, W) through their squares.
 
     The square |p|^2 of a band-limited complex field p is band-limited, |p| is not (its zeros
-    are cusps). 1. Interpolate the squares. 2. Root, made consistent with y. 3. After antialiased
-    sampling y^2 is not the sampled square: sample the square of the estimate, and repeat; but
-    not where the first round is far from the error ``plain`` that the values expect.
+    are cusps). 1. Interpolate the squares, whose ``model`` may be known. 2. Root, made consistent
+    with y. 3. After antialiased sampling y^2 is not the sampled square: sample the square of the
+    estimate, and repeat while the expected error falls; not where it begins above ``limit``.
     """
     magnitude = y.detach().cpu().double().clamp(min=0)
     local = consistency.double
     squares = magnitude.square()
-    antialiased = operator.sampling is Sampling.BICUBIC
-    for done in range(1 + settings.intensity.rounds if antialiased else 1):
-        found = slice_filter(operator, squares, settings)
+    rounds = settings.intensity.rounds if operator.sampling is Sampling.BICUBIC else 0
+    for done in range(1 + rounds):
+        known = model if model is not None and done == 0 else None
+        found = slice_filter(operator, known or slice_model(operator, squares, settings), settings)
         image = local.restore(magnitude, found.apply(squares).clamp(min=0).sqrt())
         expected = _error_of_root(found.expected, image)
-        if done == 0 and expected > settings.intensity.hopeful * plain:
+        if expected > limit or done == rounds:
             break
+        limit = settings.intensity.falls * expected
         squares = local.operator.apply(image.clamp(min=0).square())
     return Start(image.to(y), expected)
 
@@ -116,21 +151,39 @@ def starting_image(
     plain = wiener(operator, y, settings)
     if zero is None or not settings.intensity.enabled:
         return plain
-    root = intensity(operator, y - zero, consistency, settings, plain.expected or 0.0)
-    power = float((y - zero).double().square().mean())
-    return _better(plain, replace(root, image=root.image + zero), power, settings.intensity)
+    return _of_magnitudes(operator, y, consistency, settings, zero, plain)
 
 
-def _better(plain: Start, root: Start, power: float, how: IntensitySettings) -> Start:
-    """Of the interpolations of values and of squares the one that expects less error, or their
-    weighted mean (optimal where errors are independent) where that is not clear."""
-    assert plain.expected is not None and root.expected is not None
-    if root.expected < min(how.clear * plain.expected, how.sure * power):
-        return replace(root, complete=True)
-    if root.expected < how.plausible * power:
-        share = min(0.5, plain.expected / (plain.expected + root.expected + 1e-30))
-        image = torch.lerp(plain.image, root.image, share)
-        return Start(image, min(plain.expected, root.expected))
+def _of_magnitudes(
+    operator: Degradation,
+    y: torch.Tensor,
+    consistency: Consistency,
+    settings: WienerSettings,
+    zero: float,
+    plain: Start,
+) -> Start:
+    """The interpolation of squares alone where it surely expects less error than ``plain``, that
+    of values; the mean of the two, by the inverse of their expected errors (optimal where errors
+    are independent), where the squares are plausible; the mean of values and cubic B-spline
+    where neither expects to be good, which means that cusps or aliases misled the spectrum."""
+    how = settings.intensity
+    assert plain.expected is not None
+    magnitude = (y - zero).detach().cpu().double().clamp(min=0)
+    power = float(magnitude.square().mean())
+    model = promising(operator, magnitude, settings)
+    if model is not None:
+        limit = how.hopeful * plain.expected
+        root = intensity(operator, y - zero, consistency, settings, model, limit)
+        assert root.expected is not None
+        if root.expected < min(how.clear * plain.expected, how.sure * power):
+            return Start(root.image + zero, root.expected, complete=True)
+        if root.expected < how.plausible * power:
+            share = min(0.5, plain.expected / (plain.expected + root.expected + 1e-30))
+            image = torch.lerp(plain.image, root.image + zero, share)
+            return Start(image, min(plain.expected, root.expected))
+    if plain.expected > how.plausible * power:
+        spline = operator.interpolate(y, Method.SPLINE, consistency.damping)
+        return Start((plain.image + consistency.restore(y, spline)) / 2, plain.expected)
     return plain
 
 

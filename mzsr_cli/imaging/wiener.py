@@ -17,8 +17,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy import linalg
 from scipy.signal import windows
 
 from mzsr_cli.settings import WienerSettings
@@ -116,38 +116,63 @@ def covariance(spectrum: Array, n: int) -> Array:
 
 @dataclass(frozen=True)
 class AxisFilter:
-    """Interpolator of one axis, (n_hr, n_lr), and the share of the HR variance that the model
-    expects it to explain, 0 to 1."""
+    """Interpolator of one axis, (n_hr, n_lr), float64, and the share of the HR variance that the
+    model expects it to explain, 0 to 1."""
 
-    matrix: Array
+    matrix: torch.Tensor
     explained: float
 
 
-def axis_filter(
+def axis_spectrum(
     planes: Array, axis: int, reduction: Array, scale: float, settings: WienerSettings
-) -> AxisFilter:
-    """The Wiener filter of LR planes (P, h, w) along ``axis`` 1 or 2.
+) -> Array:
+    """The HR power spectrum that LR planes (P, h, w) suggest along ``axis`` 1 or 2; empty where
+    they are constant along it."""
+    power = periodogram(planes, axis, settings.padding)
+    if not math.isfinite(power.sum()) or power.max() <= 0:
+        return np.zeros(0)
+    return spectral_model(power, reduction, scale, settings)
 
-    ``reduction`` (n_lr, n_hr) is the axis' degradation. A constant slice gives the interpolator
+
+def share_beyond(spectrum: Array, scale: float) -> float:
+    """Share of an HR spectrum beyond the LR Nyquist limit: about what interpolation misses."""
+    limit = round(max(0, len(spectrum) - 1) / scale)
+    total = float(spectrum.sum())
+    return float(spectrum[limit + 1 :].sum()) / total if total > 0 else 0.0
+
+
+def axis_filter(spectrum: Array, reduction: Array, settings: WienerSettings) -> AxisFilter:
+    """The Wiener filter of one axis for an HR power ``spectrum`` (see :func:`axis_spectrum`).
+
+    ``reduction`` (n_lr, n_hr) is the axis' degradation. An empty spectrum gives the interpolator
     of a constant.
     """
     n_lr, n_hr = reduction.shape
-    power = periodogram(planes, axis, settings.padding)
-    if not math.isfinite(power.sum()) or power.max() <= 0:
-        return AxisFilter(np.full((n_hr, n_lr), 1.0 / n_lr), 1.0)
-    lags = covariance(spectral_model(power, reduction, scale, settings), n_hr)
-    cross = linalg.matmul_toeplitz(lags, reduction.T)
-    gram = reduction @ cross
-    gram[np.diag_indices(n_lr)] += settings.damping * np.trace(gram) / n_lr
-    ones = reduction.sum(1)
-    factor = linalg.cho_factor(gram, check_finite=False)
-    solved = linalg.cho_solve(factor, np.column_stack([cross.T, ones]), check_finite=False)
+    if len(spectrum) == 0:
+        return AxisFilter(torch.full((n_hr, n_lr), 1.0 / n_lr, dtype=torch.float64), 1.0)
+    reduce = torch.from_numpy(np.ascontiguousarray(reduction))
+    cross = _toeplitz_product(torch.from_numpy(covariance(spectrum, n_hr)), reduce)
+    gram = cross @ reduce.mT
+    gram.diagonal().add_(settings.damping * float(gram.trace()) / n_lr)
+    ones = reduce.sum(1, keepdim=True)
+    factor = torch.linalg.cholesky(gram)
+    solved = torch.cholesky_solve(torch.cat([cross, ones], 1), factor)
     plain, constant = solved[:, :-1], solved[:, -1]
-    explained = float(np.vdot(plain.T, cross)) / n_hr
-    return AxisFilter(_with_mean(plain, constant, ones, settings), min(1.0, explained))
+    explained = float((plain * cross).sum()) / n_hr
+    return AxisFilter(_with_mean(plain, constant, ones[:, 0], settings), min(1.0, explained))
 
 
-def _with_mean(plain: Array, constant: Array, ones: Array, settings: WienerSettings) -> Array:
+def _toeplitz_product(lags: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """``rows`` (m, n) times the symmetric Toeplitz matrix of ``lags`` (n), by circulants."""
+    n = len(lags)
+    circle = torch.cat([lags, lags.new_zeros(1), lags[1:].flip(0)])
+    product = torch.fft.rfft(rows, 2 * n) * torch.fft.rfft(circle).real
+    return torch.fft.irfft(product, 2 * n)[:, :n]
+
+
+def _with_mean(
+    plain: torch.Tensor, constant: torch.Tensor, ones: torch.Tensor, settings: WienerSettings
+) -> torch.Tensor:
     """The filter when the process has an unknown mean of variance m, (n_hr, n_lr).
 
     ``plain`` is G^-1 C^T (n_lr, n_hr) without one, ``constant`` G^-1 r for r = R 1 = ``ones``; the
@@ -155,4 +180,4 @@ def _with_mean(plain: Array, constant: Array, ones: Array, settings: WienerSetti
     """
     m = settings.mean_variance
     missing = m * (1 - ones @ plain) / (1 + m * float(ones @ constant))
-    return np.asarray((plain + np.outer(constant, missing)).T)
+    return (plain + torch.outer(constant, missing)).mT.contiguous()

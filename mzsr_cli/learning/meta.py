@@ -74,6 +74,10 @@ def meta_step(
         total, base = 0.0, 0.0
         for index in range(count):
             task = maker.task(iteration, index, support=True)
+            base += task.base_error * relative_weight(task.base_error) / count
+            if task.query.trust == 0:  # the start is the answer: nothing depends on the network
+                total += task.base_error * relative_weight(task.base_error) / count
+                continue
             if task.support is not None:
                 pairs = moved(task.query, device), moved(task.support, device)
                 task = Task(task.source, *pairs, task.base_error)
@@ -82,7 +86,6 @@ def meta_step(
             weighted = loss * (relative_weight(task.base_error) / count)
             weighted.backward()
             total += float(weighted.detach())
-            base += task.base_error * relative_weight(task.base_error) / count
         return {"loss": total, "start_loss": base, "second_order": float(second_order)}
 
     return gradient_step
