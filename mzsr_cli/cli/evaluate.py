@@ -51,7 +51,7 @@ def command(**options: Any) -> int:
         for note in report["notes"] if report and not options["quiet"] else ():
             show.line(f"{path.name}: {note}")
     if options["as_json"]:
-        show.json_result(show.strict(batch.as_json()))
+        show.json_result(batch.as_json())
     else:
         _tables(batch.results)
     return batch.finish(options["quiet"])

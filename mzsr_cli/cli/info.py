@@ -27,7 +27,7 @@ def command(path: str | None, as_json: bool, **options: Any) -> None:
 
     facts = describe(path, options["variable"], options["slice_axis"], options["slices"])
     if as_json:
-        show.json_result(show.strict(facts))
+        show.json_result(facts)
         return
     tables = {"machine": _machine, "weights": _weights, "cube": _cube}
     tables[facts["kind"]](facts)

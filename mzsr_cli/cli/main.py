@@ -17,6 +17,7 @@ COMMANDS = {
     "upscale": "Super-resolve cubes.",
     "degrade": "Make an LR cube from an HR one, with a known degradation.",
     "evaluate": "Compare an SR cube with its HR truth.",
+    "benchmark": "Compare methods on known degradations, in one table.",
     "info": "Describe a cube, a weights file, or this machine.",
     "pretrain": "Train a network on HR/LR pairs (Algorithm 1, lines 1-7).",
     "meta-train": "Meta-train over degradations (Algorithm 1, lines 8-17).",

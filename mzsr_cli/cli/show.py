@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from mzsr_cli.pipeline.plain import strict
 
 
 def console() -> Console:
@@ -34,7 +36,7 @@ def line(message: str) -> None:
 
 def json_result(result: Any) -> None:
     """The result, alone, on stdout."""
-    sys.stdout.write(json.dumps(result, indent=2, default=str) + "\n")
+    sys.stdout.write(json.dumps(strict(result), indent=2, default=str) + "\n")
 
 
 @contextmanager
@@ -66,24 +68,19 @@ def training_reporter(bar: Progress | None, quiet: bool) -> Any:
     return report
 
 
-def strict(result: Any) -> Any:
-    """``result`` with NaN as null and infinities as "inf" and "-inf": what JSON can hold."""
-    if isinstance(result, dict):
-        return {key: strict(value) for key, value in result.items()}
-    if isinstance(result, (list, tuple)):
-        return [strict(value) for value in result]
-    if isinstance(result, float) and not math.isfinite(result):
-        return None if math.isnan(result) else str(result)
-    return result
-
-
-def table(title: str, rows: list[dict[str, Any]]) -> None:
-    """Rows of equal keys as a table on stdout, numbers to the right."""
+def _grid(title: str, rows: list[dict[str, Any]]) -> Table:
+    """Rows of equal keys as a table, numbers to the right."""
     shown = Table(title=Text(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD)
     for name, value in rows[0].items() if rows else ():
         shown.add_column(name, justify="left" if isinstance(value, str) else "right")
     for row in rows:
         shown.add_row(*(Text(figure(value)) for value in row.values()))
+    return shown
+
+
+def table(title: str, rows: list[dict[str, Any]]) -> None:
+    """Rows of equal keys as a table on stdout, numbers to the right."""
+    shown = _grid(title, rows)
     out = Console(highlight=False, markup=False, emoji=False)
     if not out.is_terminal:
         out.width = 1000
@@ -142,3 +139,52 @@ class UpscaleTicker:
 def upscale_ticker(bar: Progress | None, name: str, quiet: bool, verbose: bool) -> UpscaleTicker:
     """A ticker for one input."""
     return UpscaleTicker(bar, name, quiet, verbose)
+
+
+class BenchmarkTicker:
+    """Shows a benchmark's table as it fills (on a terminal), or a line for every cell."""
+
+    def __init__(self, live: Live | None, quiet: bool) -> None:
+        self.live, self.quiet = live, quiet
+        self.record: dict[str, Any] = {}
+        self.cells = 0
+
+    def planned(self, record: dict[str, Any], cells: int) -> None:
+        """Say how much there is to do, and how much is done."""
+        self.record, self.cells = record, cells
+        if self.live is None and not self.quiet:
+            done = f", {len(record['cells'])} of them done" if record["cells"] else ""
+            line(f"{cells} cells{done}")
+
+    def slice(self, name: str, done: int, count: int) -> None:
+        """Name the cell that is being worked on."""
+        if self.live is not None:
+            self._show(f"{name}: {done + 1} of {count}")
+
+    def cell(self, record: dict[str, Any], cell: Mapping[str, Any]) -> None:
+        """Show a finished cell."""
+        from mzsr_cli.pipeline.benchmark_report import score
+
+        if self.live is not None:
+            self._show("")
+        elif not self.quiet:
+            names = "  ".join(cell[name] for name in ("data", "degradation", "method"))
+            kind = record["facts"]["kind"]
+            line(f"{names}  {score(cell, kind)}  {cell['seconds']:.3g} s a slice")
+
+    def _show(self, title: str) -> None:
+        from mzsr_cli.pipeline.benchmark_report import rows
+
+        assert self.live is not None
+        self.live.update(_grid(title, rows(self.record)))
+
+
+@contextmanager
+def benchmark_ticker(quiet: bool) -> Iterator[BenchmarkTicker]:
+    """A ticker for one benchmark; its table on a terminal goes when the result comes."""
+    out = console()
+    if quiet or not out.is_terminal:
+        yield BenchmarkTicker(None, quiet)
+        return
+    with Live(console=out, transient=True, refresh_per_second=4) as live:
+        yield BenchmarkTicker(live, quiet)

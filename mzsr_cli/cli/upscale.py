@@ -90,7 +90,7 @@ def command(**options: Any) -> int:
         if report is not None and not options["quiet"]:
             _say(report)
     if options["as_json"]:
-        show.json_result(show.strict(batch.as_json()))
+        show.json_result(batch.as_json())
     return batch.finish(options["quiet"])
 
 

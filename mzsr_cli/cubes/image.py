@@ -41,6 +41,17 @@ def ycc_to_rgb(ycc: Array) -> Array:
     return to_integer((ycc.astype(np.float64) - _OFFSET) @ _FROM_YCC.T, np.dtype(np.uint8))
 
 
+def eight_bit(luma: Array, chroma: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+    """Luma and chroma planes (each H x W) as they are read again from an RGB image of 8 bits,
+    float32: Y and (Cb, Cr)."""
+    return _colour_planes(ycc_to_rgb(np.stack([luma, *chroma], -1).astype(np.float32)))
+
+
+def _colour_planes(rgb: Array) -> tuple[Array, tuple[Array, Array]]:
+    planes = rgb_to_ycc(rgb).astype(np.float32)
+    return planes[..., 0], (planes[..., 1], planes[..., 2])
+
+
 def to_integer(plane: Array, dtype: np.dtype[Any]) -> Array:
     """``plane`` rounded to the nearest value of an integer ``dtype``, saturated at its ends."""
     ends = np.iinfo(dtype)
@@ -71,8 +82,8 @@ def open_image(path: Path, variable: str | None, slice_axis: int) -> ImageReader
             return ImageReader(info, np.array(grey).astype(dtype), None, notes)
         if image.mode in ("LA", "La"):
             return ImageReader(info, np.array(image.convert("L")), None, notes)
-        planes = rgb_to_ycc(np.array(image.convert("RGB"))).astype(np.float32)
-    return ImageReader(info, planes[..., 0], (planes[..., 1], planes[..., 2]), notes)
+        luma, chroma = _colour_planes(np.array(image.convert("RGB")))
+    return ImageReader(info, luma, chroma, notes)
 
 
 def _slice_dtype(image: Image.Image) -> np.dtype[Any]:

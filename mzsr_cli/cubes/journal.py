@@ -171,17 +171,23 @@ def _parse(piece: bytes) -> dict[str, Any] | None:
 
 
 def _check_header(path: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+    differ = differences(then, now)
+    if differ:
+        raise ResumeError(
+            f"{path}: the unfinished run differs: {differ}. Resume with the same input and "
+            "settings, or start without --resume."
+        )
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any], most: int = 4) -> str:
+    """In what two nested dicts of facts differ (``digest`` aside): ``seed was 1, is 0; ...``,
+    at most ``most`` of them; empty where they agree."""
     old, new = _flat(then), _flat(now)
     old.pop("digest", None)
     new.pop("digest", None)
     differ = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    if differ:
-        facts = "; ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in differ[:4])
-        more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
-        raise ResumeError(
-            f"{path}: the unfinished run differs: {facts}{more}. Resume with the same input and "
-            "settings, or start without --resume."
-        )
+    facts = "; ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in differ[:most])
+    return facts + (f" and {len(differ) - most} more" if len(differ) > most else "")
 
 
 def _finished(

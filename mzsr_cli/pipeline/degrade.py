@@ -81,7 +81,7 @@ def degrade_cube(
     OutputExistsError, OutputError, ResourceError.
     """
     with open_cube(source, settings.variable, settings.slice_axis) as reader:
-        hr_shape = _cropped(reader.info.shape[:2], settings, source)
+        hr_shape = cropped(reader.info.shape[:2], settings, source)
         operator = degradation(
             kernel, settings.sampling, settings.scale, hr_shape, dtype=torch.float64
         )
@@ -89,8 +89,8 @@ def degrade_cube(
         with _output(reader, target, shape, overwrite) as (writer, record):
             for k in range(shape[2]):
                 hr = reader.read(k)[: hr_shape[0], : hr_shape[1]]
-                _check_finite(hr, source, k)
-                lr = _degrade_slice(hr, operator)
+                check_finite(hr, source, k)
+                lr = degrade_slice(hr, operator)
                 lr = _noisy(lr, hr, settings, k) if settings.noise else lr
                 writer.write(k, cast(lr, writer.dtype))
                 if on_slice is not None:
@@ -104,8 +104,9 @@ def degrade_cube(
     return facts
 
 
-def _cropped(shape: tuple[int, ...], settings: DegradeSettings, source: Path) -> tuple[int, int]:
-    """(rows, columns) of the HR slice that are used: whole LR pixels for integer factors."""
+def cropped(shape: tuple[int, ...], settings: DegradeSettings, source: Path) -> tuple[int, int]:
+    """(rows, columns) of an HR slice of ``shape`` that are used: whole LR pixels for integer
+    factors. Raises InputError where a side does not make one."""
     sides = []
     for name, side, factor in zip(("rows", "columns"), shape, settings.scale, strict=True):
         if settings.crop and factor == int(factor):
@@ -126,8 +127,8 @@ def _crop_note(shape: tuple[int, ...], kept: tuple[int, int], settings: DegradeS
     )
 
 
-def _degrade_slice(image: NDArray[Any], operator: Degradation) -> NDArray[np.generic]:
-    """A x of one slice (H, W), float64 or complex128 (h, w)."""
+def degrade_slice(image: NDArray[Any], operator: Degradation) -> NDArray[np.generic]:
+    """A x of one slice (H, W), float64 or complex128 (h, w); ``operator`` is float64."""
     planes = torch.from_numpy(planes_of(image))
     return slice_of(operator.apply(planes).numpy())
 
@@ -142,7 +143,8 @@ def _noisy(
     return slice_of(planes + sigma * rng.standard_normal(planes.shape))
 
 
-def _check_finite(hr: NDArray[Any], source: Path, k: int) -> None:
+def check_finite(hr: NDArray[Any], source: Path, k: int) -> None:
+    """Raise InputError where slice ``k`` of ``source`` has NaN or Inf samples."""
     if not np.isfinite(hr).all():
         raise InputError(
             f"{source}: slice {k} has NaN or Inf samples, which a blur would spread. "
@@ -158,7 +160,7 @@ def _chroma(reader: CubeReader, writer: CubeWriter, operator: Degradation) -> li
     if not isinstance(writer, ImageWriter):
         return ["only the luma is kept: the output's format has no colour"]
     rows, cols = operator.hr_shape
-    cb, cr = (_degrade_slice(plane[:rows, :cols], operator) for plane in chroma)
+    cb, cr = (degrade_slice(plane[:rows, :cols], operator) for plane in chroma)
     writer.set_chroma(cb, cr)
     return []
 

@@ -25,7 +25,7 @@ def dry_run(
 ) -> dict[str, Any]:
     """What ``upscale_cube`` would do. Raises the errors that it would raise before work."""
     with open_cube(source, settings.variable, settings.slice_axis) as reader:
-        plan = make_plan(reader, target, settings)
+        plan = make_plan(reader.info, target, settings)
         AtomicOutput(target, overwrite, nbytes=plan.out.nbytes)
         planes = 2 if reader.info.is_complex else 1
         stages = stage_scales(plan.scale, plan.solver().factor_max)

@@ -65,44 +65,52 @@ def evaluate(sr: Path, hr: Path, settings: EvaluateSettings) -> dict[str, Any]:
     variable, axis = settings.variable, settings.slice_axis
     with open_cube(sr, variable, axis) as sr_reader, open_cube(hr, variable, axis) as hr_reader:
         pairing = _pair(sr_reader.info, hr_reader.info, settings)
-        slices, error, energy = [], 0.0, 0.0
+        tally = Tally(settings)
         for i, k in pairing.slices:
             estimate = _prepared(sr_reader, i, pairing, settings)
-            truth = _prepared(hr_reader, k, pairing, settings)
-            peak = _peak(truth, settings)
-            a, b = (metrics.shave(image, settings.shave) for image in (estimate, truth))
-            slices.append(_slice_figures(k, a, b, peak))
-            error += float(np.sum(np.abs(a - b) ** 2))
-            energy += float(np.sum(np.abs(b) ** 2))
-        compared = [pairing.rows, pairing.columns, len(slices)]
+            tally.add(k, estimate, _prepared(hr_reader, k, pairing, settings))
+        compared = [pairing.rows, pairing.columns, len(tally.slices)]
         notes = [*sr_reader.notes, *hr_reader.notes, *pairing.notes]
-    figures = _cube_figures(slices, error, energy)
-    return {"sr": str(sr), "hr": str(hr), "compared": compared, **figures, "notes": notes}
+    return {"sr": str(sr), "hr": str(hr), "compared": compared, **tally.figures(), "notes": notes}
 
 
-def _slice_figures(
-    k: int, estimate: NDArray[Any], truth: NDArray[Any], peak: float
-) -> dict[str, Any]:
-    return {
-        "slice": k,
-        "psnr": metrics.psnr(estimate, truth, peak),
-        "ssim": metrics.ssim(estimate, truth, peak),
-        "nmse": metrics.nmse(estimate, truth),
-        "peak": peak,
-    }
+class Tally:
+    """Figures of one slice after the other (``slices``), and of all of them together."""
 
+    def __init__(self, settings: EvaluateSettings) -> None:
+        self.settings = settings
+        self.slices: list[dict[str, Any]] = []
+        self._error = self._energy = 0.0
 
-def _cube_figures(slices: list[dict[str, Any]], error: float, energy: float) -> dict[str, Any]:
-    psnr = [s["psnr"] for s in slices if s["psnr"] != math.inf]
-    worst = min(slices, key=lambda s: s["psnr"])
-    return {
-        "psnr": float(np.mean(psnr)) if psnr else math.inf,
-        "ssim": float(np.mean([s["ssim"] for s in slices])),
-        "nmse": _decibels(error, energy),
-        "exact_slices": len(slices) - len(psnr),
-        "worst": {name: worst[name] for name in ("slice", "psnr", "ssim", "nmse")},
-        "slices": slices,
-    }
+    def add(self, k: int, estimate: NDArray[Any], truth: NDArray[Any]) -> dict[str, Any]:
+        """Compare SR slice ``k`` with its truth, both (H, W) from :func:`prepared`; its figures."""
+        peak = _peak(truth, self.settings)
+        a, b = (metrics.shave(image, self.settings.shave) for image in (estimate, truth))
+        figures = {
+            "slice": k,
+            "psnr": metrics.psnr(a, b, peak),
+            "ssim": metrics.ssim(a, b, peak),
+            "nmse": metrics.nmse(a, b),
+            "peak": peak,
+        }
+        self.slices.append(figures)
+        self._error += float(np.sum(np.abs(a - b) ** 2))
+        self._energy += float(np.sum(np.abs(b) ** 2))
+        return figures
+
+    def figures(self) -> dict[str, Any]:
+        """``psnr`` and ``ssim`` (means), ``nmse`` (of all samples), ``exact_slices``, ``worst``
+        (the slice of lowest PSNR) and ``slices``; see :func:`evaluate`."""
+        psnr = [s["psnr"] for s in self.slices if s["psnr"] != math.inf]
+        worst = min(self.slices, key=lambda s: s["psnr"])
+        return {
+            "psnr": float(np.mean(psnr)) if psnr else math.inf,
+            "ssim": float(np.mean([s["ssim"] for s in self.slices])),
+            "nmse": _decibels(self._error, self._energy),
+            "exact_slices": len(self.slices) - len(psnr),
+            "worst": {name: worst[name] for name in ("slice", "psnr", "ssim", "nmse")},
+            "slices": self.slices,
+        }
 
 
 def _decibels(error: float, energy: float) -> float:
@@ -130,8 +138,14 @@ def _prepared(
             f"{reader.info.path}: slice {k} has NaN or Inf samples. "
             "Replace them in the file, or leave the slice out with --slices."
         )
-    image = image.astype(np.complex128 if reader.info.is_complex else np.float64)
-    return np.clip(np.rint(image), 0, LUMA_PEAK) if settings.luma else image
+    return prepared(image, settings.luma)
+
+
+def prepared(image: NDArray[Any], luma: bool) -> NDArray[Any]:
+    """A slice (H, W) as it is compared: in float64 or complex128, and for the images protocol
+    rounded to 8 bits."""
+    wide = image.astype(np.complex128 if np.iscomplexobj(image) else np.float64)
+    return np.clip(np.rint(wide), 0, LUMA_PEAK) if luma else wide
 
 
 def _pair(sr: CubeInfo, hr: CubeInfo, settings: EvaluateSettings) -> _Pairing:

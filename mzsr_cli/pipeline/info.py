@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,17 @@ def machine_info() -> dict[str, Any]:
             for device in devices
         ],
     }
+
+
+def processor() -> str:
+    """The processor's name and how many cores of it this process may use."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    name = found[1].strip() if found else platform.processor() or platform.machine()
+    return f"{name}, {_cores()} cores"
 
 
 def _cores() -> int:

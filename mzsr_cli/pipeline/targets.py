@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mzsr_cli.cubes.atomic import AtomicOutput
+from mzsr_cli.cubes.checks import writing
 from mzsr_cli.cubes.open import is_cube_file
 from mzsr_cli.errors import UsageError
 
@@ -54,6 +56,22 @@ def _target(source: Path, output: str | None, folder: Path | None, tag: str) -> 
         return Path(output)
     suffix = ".png" if source.suffix.lower() in LOSSY else source.suffix
     return (folder or source.parent) / f"{source.stem}_{tag}{suffix}"
+
+
+def check_writable(target: Path) -> None:
+    """Raise OutputError where nothing can be written under that name."""
+    AtomicOutput(target, overwrite=True)
+
+
+def write_whole(target: Path, text: str) -> None:
+    """``text`` under the name ``target``, in place of what is there, whole or not at all.
+
+    Raises OutputError.
+    """
+    output = AtomicOutput(target, overwrite=True)
+    with writing(target):
+        output.part.write_text(text, encoding="utf-8")
+    output.commit()
 
 
 def provenance_path(target: Path) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -129,9 +129,9 @@ class Plan:
 # -- planning ---------------------------------------------------------------------------------
 
 
-def make_plan(reader: CubeReader, target: Path, settings: UpscaleSettings) -> Plan:
-    """Resolve everything that can be resolved before work. Raises MzsrError of every kind."""
-    info = reader.info
+def make_plan(info: CubeInfo, target: Path, settings: UpscaleSettings) -> Plan:
+    """Resolve all that can be resolved before work on the cube (the LR slices) of ``info``.
+    Raises MzsrError of every kind."""
     slices = parse_slices(settings.slices, info.shape[2])
     lr_shape = (info.shape[0], info.shape[1])
     scale, hr_shape = output_grid(lr_shape, settings)
@@ -297,7 +297,7 @@ def upscale_cube(
     """
     begin = time.monotonic()
     with open_cube(source, settings.variable, settings.slice_axis) as reader:
-        plan = make_plan(reader, target, settings)
+        plan = make_plan(reader.info, target, settings)
         if resume and not overwrite and target.exists():
             return already_done(reader, plan)
         output = AtomicOutput(target, overwrite, plan.out.nbytes)
@@ -380,8 +380,18 @@ def _solve_all(
         on_slice(position + 1, len(plan.slices), report)
 
 
+class PlaneSolver(Protocol):
+    """What turns LR planes into HR planes: a Solver, or a method of the benchmark."""
+
+    def solve(
+        self, planes: torch.Tensor, index: int, noise: float, zero: float | None = None
+    ) -> tuple[torch.Tensor, SliceReport]:
+        """See Solver.solve."""
+        ...
+
+
 def solve_slice(
-    solver: Solver, image: NDArray[Any], k: int, plan: Plan, cube_range: Range | None
+    solver: PlaneSolver, image: NDArray[Any], k: int, plan: Plan, cube_range: Range | None
 ) -> tuple[NDArray[Any], SliceReport]:
     """One LR slice (h, w) in its own units to HR (H, W), normalised there and back."""
     settings = plan.settings
@@ -434,13 +444,20 @@ def _chroma(reader: CubeReader, writer: CubeWriter, plan: Plan) -> list[str]:
         return []
     if not isinstance(writer, ImageWriter):
         return ["only the luma is kept: the output's format has no colour"]
+    writer.set_chroma(*enlarge_chroma(chroma, plan))
+    return []
+
+
+def enlarge_chroma(
+    chroma: tuple[NDArray[Any], NDArray[Any]], plan: Plan
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Chroma planes (h, w) of an LR image to (H, W), cubic on the grid of the sampling."""
     settings = replace(plan.settings, method=Method.BICUBIC)
     solver = replace(plan, settings=settings, method=Method.BICUBIC, weights=None).solver()
     planes = torch.from_numpy(np.stack(chroma).astype(np.float32))
     high, _ = solver.solve(planes, 0, 0.0)
     blue, red = high.cpu().numpy()
-    writer.set_chroma(blue, red)
-    return []
+    return blue, red
 
 
 def _provenance(

@@ -1,0 +1,91 @@
+"""``mzsr benchmark``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mzsr_cli.cli import options as opt
+from mzsr_cli.cli import show
+from mzsr_cli.settings import (
+    CUBE_DEGRADATIONS,
+    IMAGE_DEGRADATIONS,
+    BenchmarkSettings,
+    Precision,
+)
+
+_DEFAULTS = BenchmarkSettings()
+_FILE = click.Path(dir_okay=False)
+
+
+@click.command("benchmark")
+@click.argument("data", nargs=-1, required=True, metavar="DATA...")
+@click.option("--scale", type=opt.Scale(), default=f"{_DEFAULTS.scale[0]:g}",
+              help="Factor, 1.1 to 32; 4x1.5 is rows x columns.")  # fmt: skip
+@click.option("--degradation", "degradations", multiple=True, metavar="NAME|KERNEL/SAMPLING",
+              help="bicubic, direct, ganid, g2.0d (Gaussian of that variance, direct sampling), "
+              "g1.3b (bicubic sampling), or gaussian:4,1,-0.5/direct, kernel.mat/direct; repeat "
+              f"for more. [images: {' '.join(IMAGE_DEGRADATIONS)}; cubes: "
+              f"{' '.join(CUBE_DEGRADATIONS)}]")  # fmt: skip
+@click.option("--method", "methods", multiple=True, metavar="METHOD",
+              help="Methods of upscale, with mzsr:N for N steps; mzsr-paper:N (Algorithm 2 alone: "
+              "no consistency, no self-check), bicubic-paper (pixel-centred whatever the "
+              "sampling), tv (total variation); repeat for more. "
+              f"[{' '.join(_DEFAULTS.methods)}]")  # fmt: skip
+@click.option("--weights", metavar="NAME|PATH", help="[the shipped ones that fit best]")
+@click.option("--json", "record", type=_FILE, metavar="FILE",
+              help="Write all figures to this file, after every cell (not to stdout).")  # fmt: skip
+@click.option("--markdown", type=_FILE, metavar="FILE", help="Write the table to this file.")
+@click.option("--figure", type=_FILE, metavar="FILE", help="Draw quality against seconds, a panel "
+              "for each degradation (.png, .pdf, .svg).")  # fmt: skip
+@opt.variable_option
+@opt.slices_option
+@opt.slice_axis_option
+@opt.device_option
+@opt.precision_option
+@opt.seed_option
+@click.option("--resume", is_flag=True, help="Take the finished cells of --json and go on.")
+@opt.overwrite_option
+@opt.quiet_option
+def command(**options: Any) -> None:
+    """Compare methods on known degradations: degrade, upscale, evaluate, in one table.
+
+    DATA is a folder of images (one data set: PSNR/SSIM on Y, borders of the scale left out) or
+    cubes (each one data set: NMSE in dB over the cube and of the worst slice; PSNR and SSIM of
+    each slice in the JSON). HR data are degraded as by mzsr degrade, and nothing is written but
+    the files that are named. The tv method and the figure need the extra mzsr[benchmark].
+    """
+    from mzsr_cli.pipeline.benchmark import Outputs, benchmark
+    from mzsr_cli.pipeline.benchmark_report import caption, rows
+
+    names = ("record", "markdown", "figure")
+    paths = {name: Path(options[name]) if options[name] else None for name in names}
+    with show.benchmark_ticker(options["quiet"]) as ticker:
+        record = benchmark(
+            list(options["data"]),
+            _settings(options),
+            Outputs(**paths),
+            ticker,
+            resume=options["resume"],
+            overwrite=options["overwrite"],
+        )
+    if not options["quiet"]:
+        show.line(caption(record))
+    show.table("", rows(record))
+
+
+def _settings(options: dict[str, Any]) -> BenchmarkSettings:
+    return BenchmarkSettings(
+        scale=options["scale"],
+        degradations=tuple(options["degradations"]),
+        methods=tuple(options["methods"]) or _DEFAULTS.methods,
+        weights=options["weights"],
+        variable=options["variable"],
+        slices=options["slices"],
+        slice_axis=options["slice_axis"],
+        precision=Precision(options["precision"]),
+        device=options["device"],
+        seed=options["seed"],
+    )
