@@ -187,11 +187,12 @@ def test_oversampled_slices_keep_the_network(judge: Judge) -> None:
 
 
 @pytest.mark.parametrize("oversampled", [False, True])
-def test_hopeless_slices_get_the_best(judge: Judge, oversampled: bool) -> None:
+def test_hopeless_slices_name_the_best_classical(judge: Judge, oversampled: bool) -> None:
     worst = CHECK.hopeless_nmse
     found = judge(worst + 2, worst + 0.1, oversampled, bicubic=worst - 0.1, spline=worst)
     assert found.hopeless and found.chosen == "bicubic"
-    assert judge(worst - 1, worst + 0.1, oversampled, spline=worst).chosen == NETWORK
+    assert judge(worst - 1, worst + 0.1, oversampled, spline=worst).chosen == "spline"
+    assert not found.overruled
     assert judge(worst + 2, worst + 0.1, oversampled, spline=worst + 1).chosen == START
     assert not judge(worst + 2, worst - 0.1, oversampled, spline=worst - 0.2).hopeless
 
@@ -343,18 +344,38 @@ def test_the_check_can_be_switched_off(rng: np.random.Generator) -> None:
 
 def test_a_classical_choice_is_that_classical_answer() -> None:
     """A verdict for a classical method gives that method's result, exactly."""
-    always = CheckSettings(informative_nmse=1e9, hopeless_nmse=-1e9)
-    rng = np.random.default_rng(3)
+    always = CheckSettings(informative_nmse=1e9, hopeless_nmse=1e9, margin=-1e9)
     seen = set()
     for seed in range(12):
         rng = np.random.default_rng(seed)
         cube = torch.from_numpy(rng.random((1, 20, 19)) ** (1 + seed)).float()
         image, report = mzsr(cube, check=always)
-        assert report.check is not None
+        assert report.check is not None and report.check.overruled
         seen.add(report.method)
-        assert report.check.nmse[report.check.chosen] == min(report.check.nmse.values())
+        others = [v for name, v in report.check.nmse.items() if name != NETWORK]
+        assert report.check.nmse[report.check.chosen] == min(others)
         if report.method in ("bicubic", "spline", "bandlimited"):
-            operator = degrade.enlargement(kernels.delta(), Sampling.BICUBIC, (2, 2), (20, 19))
-            expected = operator.interpolate(cube, Method(report.method), 1e-6)
-            torch.testing.assert_close(image, expected, rtol=0, atol=1e-6)
+            torch.testing.assert_close(image, enlarged(cube, report.method), rtol=0, atol=1e-6)
     assert seen - {"mzsr", "wiener"}
+
+
+def enlarged(cube: torch.Tensor, method: str) -> torch.Tensor:
+    """Slices of 20 x 19 at x2, antialiased."""
+    operator = degrade.enlargement(kernels.delta(), Sampling.BICUBIC, (2, 2), (20, 19))
+    return operator.interpolate(cube, Method(method), 1e-6)
+
+
+def test_hopeless_slices_average_network_and_best_classical() -> None:
+    hopeless = CheckSettings(hopeless_nmse=-1e9)
+    seen = set()
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        cube = torch.from_numpy(rng.random((1, 20, 19)) ** (1 + seed)).float()
+        image, report = mzsr(cube, check=hopeless)
+        alone, _ = mzsr(cube, check=CheckSettings(enabled=False))
+        assert report.check is not None and report.check.hopeless and report.method == "mzsr"
+        seen.add(report.check.chosen)
+        if report.check.chosen in ("bicubic", "spline", "bandlimited"):
+            expected = (alone + enlarged(cube, report.check.chosen)) / 2
+            torch.testing.assert_close(image, expected, rtol=0, atol=1e-6)
+    assert seen & {"bicubic", "spline", "bandlimited"}

@@ -164,8 +164,8 @@ def _of_magnitudes(
 ) -> Start:
     """The interpolation of squares alone where it surely expects less error than ``plain``, that
     of values; the mean of the two, by the inverse of their expected errors (optimal where errors
-    are independent), where the squares are plausible; the mean of values and cubic B-spline
-    where neither expects to be good, which means that cusps or aliases misled the spectrum."""
+    are independent), where the squares are plausible. Elsewhere ``plain`` where it expects little
+    error; where not, cusps or aliases mislead the spectrum: then a mean of interpolations."""
     how = settings.intensity
     assert plain.expected is not None
     magnitude = (y - zero).detach().cpu().double().clamp(min=0)
@@ -181,10 +181,16 @@ def _of_magnitudes(
             share = min(0.5, plain.expected / (plain.expected + root.expected + 1e-30))
             image = torch.lerp(plain.image, root.image + zero, share)
             return Start(image, min(plain.expected, root.expected))
-    if plain.expected > how.plausible * power:
-        spline = operator.interpolate(y, Method.SPLINE, consistency.damping)
-        return Start((plain.image + consistency.restore(y, spline)) / 2, plain.expected)
-    return plain
+    direct = operator.sampling is Sampling.DIRECT
+    if plain.expected <= power * (how.believed_direct if direct else how.believed_antialiased):
+        return plain
+    methods = (Method.SPLINE, Method.BICUBIC if direct else Method.BANDLIMITED)
+    images = [
+        consistency.restore(y, operator.interpolate(y, method, consistency.damping))
+        for method in methods
+    ]
+    images += [] if direct else [plain.image]
+    return Start(torch.stack(images).mean(0), plain.expected)
 
 
 def carried(

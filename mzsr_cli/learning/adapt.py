@@ -80,9 +80,10 @@ def tiled_residual(
 class Verdict:
     """What the self-check found on the pair (son, LR).
 
-    ``chosen`` is the winner, ``share`` the part of the network's residual that the pair supports
-    (0 to 1), ``informative`` whether the pair tells anything, ``hopeless`` whether the start is
-    worse than the slice's mean, ``nmse`` each candidate's in dB, mean-free.
+    ``chosen`` is the winner (of the classical ones where the pair is ``hopeless``), ``share`` the
+    part of the network's residual that the pair supports (0 to 1), ``informative`` whether the
+    pair tells anything, ``hopeless`` whether the start is worse than the slice's mean, ``nmse``
+    each candidate's in dB, mean-free.
     """
 
     chosen: str
@@ -90,6 +91,11 @@ class Verdict:
     informative: bool
     hopeless: bool
     nmse: dict[str, float]
+
+    @property
+    def overruled(self) -> bool:
+        """Whether a classical method takes the network's place."""
+        return self.chosen != NETWORK and not self.hopeless
 
     @property
     def unsupported(self) -> bool:
@@ -110,8 +116,10 @@ def verdict(
 ) -> Verdict:
     """Compare candidates (P, h, w), among them NETWORK and START, with the LR planes (P, h, w).
 
-    - Where the start is worse than the slice's mean, the best candidate wins, whichever it is.
-    - Where the pair is informative, the network's residual is scaled down if its least-squares
+    - Where the start is worse than the slice's mean, nobody is trusted alone: the best classical
+      candidate is named, to be averaged with the network's result.
+    - Where the pair is informative (to methods without learning: the network has just been
+      adapted to it), the network's residual is scaled down if its least-squares
       share is under ``share_full``, and a classical method wins that beats the result by
       ``margin``; but not on an ``oversampled`` slice, because its son is not oversampled.
     - Elsewhere the network stands: the verdict belongs to its training.
@@ -122,8 +130,8 @@ def verdict(
     nmse = {name: _nmse(x - truth, energy) for name, x in candidates.items()}
     supported = _nmse(scaled - truth, energy)
     hopeless = nmse[START] > settings.hopeless_nmse
-    informative = min(nmse.values()) < settings.informative_nmse
-    best = min(nmse, key=lambda name: nmse[name])
+    best = min((name for name in nmse if name != NETWORK), key=lambda name: nmse[name])
+    informative = nmse[best] < settings.informative_nmse
     if hopeless:
         return Verdict(best, 1.0, informative, True, nmse)
     if not informative:

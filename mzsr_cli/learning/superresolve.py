@@ -27,7 +27,7 @@ from mzsr_cli.learning.inner import Pair, Parameters
 from mzsr_cli.learning.patches import Physics, rounded, son_pair
 from mzsr_cli.learning.weights import Weights
 from mzsr_cli.learning.zssr import Zssr
-from mzsr_cli.settings import BACK_PROJECTIONS, Method, Precision, UpscaleSettings
+from mzsr_cli.settings import BACK_PROJECTIONS, Method, Precision, Sampling, UpscaleSettings
 
 CLASSICAL = (
     Method.WIENER,
@@ -222,10 +222,8 @@ class Solver:
         # 2-4. Adapt to the pair (son, LR) of the most detailed window; check on a larger one.
         parameters = self._adapted(planes, stages[0], noise, zero, report)
         check = report.check
-        if check is not None and check.chosen != NETWORK:
-            name = Method.WIENER if check.chosen == START else Method(check.chosen)
-            report.method, last = str(name), stages[-1]
-            image = classical(name, last.operator, planes, last.consistency, self.settings, zero)
+        if check is not None and check.overruled:
+            image, report.method = self._classical(check.chosen, stages[-1], planes, zero)
             return image, report
         # 5. Super-resolve: linear answer, network, consistency, stage by stage.
         share = check.share if check is not None else 1.0
@@ -244,7 +242,22 @@ class Solver:
                 kept = kept_share(added, linear.expected, self.settings.check)
                 added, share = kept * added, share * kept
             report.trust = share * trust
-        return linear.image + added, report
+        if check is not None and check.unsupported and self.settings.sampling is Sampling.DIRECT:
+            most = self.settings.check.direct_share if linear.expected is not None else 1.0
+            added, report.trust = most * added, most * report.trust
+        image = linear.image + added
+        if check is not None and check.hopeless:
+            other, _ = self._classical(check.chosen, stages[-1], planes, zero)
+            image = (image + other) / 2
+        return image, report
+
+    def _classical(
+        self, chosen: str, stage: Stage, planes: torch.Tensor, zero: float | None
+    ) -> tuple[torch.Tensor, str]:
+        """The answer (P, H, W) of the method that the check has ``chosen``, and its name."""
+        name = Method.WIENER if chosen == START else Method(chosen)
+        operator, consistency = stage.operator, stage.consistency
+        return classical(name, operator, planes, consistency, self.settings, zero), str(name)
 
     def _start(self, stage: Stage, planes: torch.Tensor, zero: float | None) -> start.Start:
         return start.starting_image(
