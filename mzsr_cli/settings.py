@@ -114,9 +114,12 @@ class IntensitySettings:
     plausible: float = 0.022
     """... and averaged with them, by the inverse of the expected errors, where it expects less
     than this share of the power."""
-    believed_direct: float = 3e-3
+    believed_direct: float = 2.5e-3
     """Where squares are not plausible, values are believed if they expect less error than this
     share of the power; else B-spline and Keys cubic are averaged."""
+    silent_direct: float = 6e-4
+    """Below this share the network stays out under direct sampling: what it adds to interference
+    that is known so well is mostly wrong (best share 0.05 to 0.3)."""
     believed_antialiased: float = 1e-2
     """The same after antialiased sampling; there values, B-spline and band-limited are."""
 
@@ -249,7 +252,7 @@ class CheckSettings:
     enabled: bool = True
     window: int = 128
     """Largest side in LR pixels of the pair that is checked."""
-    informative_nmse: float = -6.0
+    informative_nmse: float = -8.0
     """dB, mean-free: the son still tells something where the best candidate gets below this."""
     hopeless_nmse: float = 0.0
     """dB, mean-free: above this the start is worse than the mean of the slice (critically sampled

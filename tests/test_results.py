@@ -51,8 +51,15 @@ def test_set5_published_inputs(data: Path, tmp_path: Path) -> None:
     assert set5_psnr(inputs, truths, tmp_path / "out", *how) >= 35.5
 
 
-SHORT_OF_THE_FLOOR = {("underwater", 2, "direct")}
-"""Cells that are known to miss the floor by more than 0.1 dB (README, limits)."""
+WORST_SLICE = {
+    ("underwater", 2, "bicubic"): 0.8,
+    ("underwater", 2, "direct"): 0.7,
+    ("underwater_depth", 4, "bicubic"): 0.6,
+    ("fmc_notch", 2, "bicubic"): 0.5,
+    ("fmc_notch", 4, "bicubic"): 0.5,
+}
+"""Cells in which some slice is known to be more than 0.3 dB behind the best classical method on it
+(README, limits), and by how much at most."""
 
 
 @pytest.mark.parametrize("sampling", ["bicubic", "direct"])
@@ -61,12 +68,9 @@ SHORT_OF_THE_FLOOR = {("underwater", 2, "direct")}
     "mimo", "mimo_dense", "mimo_taps", "raytrace", "raytrace_delay", "ultrasound",
     "ultrasound_dense", "underwater", "underwater_depth", "fmc_notch",
 ])  # fmt: skip
-def test_cubes_keep_the_floor(
-    data: Path, request: pytest.FixtureRequest, name: str, scale: int, sampling: str
-) -> None:
-    if (name, scale, sampling) in SHORT_OF_THE_FLOOR:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="0.5 dB short of the floor"))
+def test_cubes_keep_the_floor(data: Path, name: str, scale: int, sampling: str) -> None:
     folder = "measured" if name == "fmc_notch" else "validation"
     truth = data / "cubes" / folder / f"{name}.mat"
     found = cube_benchmark.one(truth, scale, sampling, 10, None)
     assert found["mzsr"] <= found["floor"] + 0.1
+    assert found["worst"] <= WORST_SLICE.get((name, scale, sampling), 0.3)

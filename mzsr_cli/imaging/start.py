@@ -166,7 +166,7 @@ def _of_magnitudes(
     of values; the mean of the two, by the inverse of their expected errors (optimal where errors
     are independent), where the squares are plausible. Elsewhere ``plain`` where it expects little
     error; where not, cusps or aliases mislead the spectrum: then a mean of interpolations."""
-    how = settings.intensity
+    how, direct = settings.intensity, operator.sampling is Sampling.DIRECT
     assert plain.expected is not None
     magnitude = (y - zero).detach().cpu().double().clamp(min=0)
     power = float(magnitude.square().mean())
@@ -180,10 +180,10 @@ def _of_magnitudes(
         if root.expected < how.plausible * power:
             share = min(0.5, plain.expected / (plain.expected + root.expected + 1e-30))
             image = torch.lerp(plain.image, root.image + zero, share)
-            return Start(image, min(plain.expected, root.expected))
-    direct = operator.sampling is Sampling.DIRECT
+            expected = min(plain.expected, root.expected)
+            return Start(image, expected, direct and expected <= how.silent_direct * power)
     if plain.expected <= power * (how.believed_direct if direct else how.believed_antialiased):
-        return plain
+        return replace(plain, complete=direct and plain.expected <= how.silent_direct * power)
     methods = (Method.SPLINE, Method.BICUBIC if direct else Method.BANDLIMITED)
     images = [
         consistency.restore(y, operator.interpolate(y, method, consistency.damping))
