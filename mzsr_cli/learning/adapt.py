@@ -117,7 +117,8 @@ def verdict(
     """Compare candidates (P, h, w), among them NETWORK and START, with the LR planes (P, h, w).
 
     - Where the start is worse than the slice's mean, nobody is trusted alone: the best classical
-      candidate is named, to be averaged with the network's result.
+      candidate is named, to be averaged with the network's result (after antialiased sampling,
+      where the slice may well be better than its son, with the start).
     - Where the pair is informative (to methods without learning: the network has just been
       adapted to it), the network's residual is scaled down if its least-squares
       share is under ``share_full``, and a classical method wins that beats the result by

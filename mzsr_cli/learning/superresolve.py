@@ -247,8 +247,9 @@ class Solver:
             added, report.trust = most * added, most * report.trust
         image = linear.image + added
         if check is not None and check.hopeless:
+            direct = self.settings.sampling is Sampling.DIRECT
             other, _ = self._classical(check.chosen, stages[-1], planes, zero)
-            image = (image + other) / 2
+            image = ((image if direct else final.image) + other) / 2
         return image, report
 
     def _classical(
