@@ -312,12 +312,12 @@ def test_small_slices_are_their_own_window(rng: np.random.Generator) -> None:
 
 def mzsr(
     cube: Any, factor: float = 2.0, steps: int = 4, sampling: Sampling = Sampling.BICUBIC,
-    **settings: Any,
+    passes: int = 1, **settings: Any,
 ) -> Any:  # fmt: skip
     """A slice by a tiny network: (HR planes, report)."""
     from mzsr_cli.learning.weights import Weights
 
-    shape = NetworkSettings(depth=3, width=8)
+    shape = NetworkSettings(depth=3, width=8, passes=passes)
     net = networks.build(shape, seed=4)
     weights = Weights(net, shape, rates_of(net, 1e-3), {"scales": [2.0, 4.0]})
     low = tuple(cube.shape[-2:])
@@ -381,8 +381,21 @@ def test_hopeless_slices_are_averaged(sampling: Sampling) -> None:
         off = {"check": CheckSettings(enabled=False), "gate": silent}
         alone, _ = mzsr(cube, sampling=sampling, **off)
         assert report.check is not None and report.check.hopeless and report.method == "mzsr"
+        assert (report.trust > 0) == (sampling is Sampling.DIRECT)
         seen.add(report.check.chosen)
         if report.check.chosen in ("bicubic", "spline", "bandlimited"):
             expected = (alone + enlarged(cube, report.check.chosen, sampling)) / 2
             torch.testing.assert_close(image, expected, rtol=0, atol=1e-6)
     assert seen & {"bicubic", "spline", "bandlimited"}
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3])
+def test_passes_over_tiles_are_passes_over_the_whole(passes: int) -> None:
+    """Each pass sees the consistent result of the one before, whatever the tiles."""
+    cube = torch.from_numpy(np.random.default_rng(7).random((2, 31, 23))).float()
+    options = {"check": CheckSettings(enabled=False), "passes": passes, "steps": 0}
+    whole, _ = mzsr(cube, tiles=TileSettings(512), **options)
+    tiled, _ = mzsr(cube, tiles=TileSettings(17), **options)
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
+    other, _ = mzsr(cube, tiles=TileSettings(512), **{**options, "passes": passes + 1})
+    assert float((other - whole).abs().max()) > 1e-4

@@ -221,11 +221,36 @@ class Solver:
             return final.image, report
         # 2-4. Adapt to the pair (son, LR) of the most detailed window; check on a larger one.
         parameters = self._adapted(planes, stages[0], noise, zero, report)
+        check, last = report.check, stages[-1]
+        direct = self.settings.sampling is Sampling.DIRECT
+        if check is None or not (check.overruled or check.hopeless):
+            # 5. Super-resolve.
+            return final.image + self._added(
+                parameters, planes, zero, stages, final, report
+            ), report
+        other, name = self._classical(check.chosen, last, planes, zero)
+        if check.overruled:
+            report.method = name
+            return other, report
+        # Hopeless pairs: nobody is trusted alone.
+        if direct:
+            added = self._added(parameters, planes, zero, stages, final, report)
+            return (final.image + added + other) / 2, report
+        report.trust = 0.0
+        return (final.image + other) / 2, report
+
+    def _added(
+        self,
+        parameters: Parameters,
+        planes: torch.Tensor,
+        zero: float | None,
+        stages: list[Stage],
+        final: start.Start,
+        report: SliceReport,
+    ) -> torch.Tensor:
+        """What the network adds (P, H, W) to ``final``, the linear answer on the last grid: linear
+        answer, network, consistency, stage by stage. Notes the trust."""
         check = report.check
-        if check is not None and check.overruled:
-            image, report.method = self._classical(check.chosen, stages[-1], planes, zero)
-            return image, report
-        # 5. Super-resolve: linear answer, network, consistency, stage by stage.
         share = check.share if check is not None else 1.0
         added = torch.zeros_like(planes)
         for stage in stages:
@@ -242,15 +267,11 @@ class Solver:
                 kept = kept_share(added, linear.expected, self.settings.check)
                 added, share = kept * added, share * kept
             report.trust = share * trust
-        if check is not None and check.unsupported and self.settings.sampling is Sampling.DIRECT:
-            most = self.settings.check.direct_share if linear.expected is not None else 1.0
+        direct = self.settings.sampling is Sampling.DIRECT
+        if check is not None and check.unsupported and direct and final.expected is not None:
+            most = self.settings.check.direct_share
             added, report.trust = most * added, most * report.trust
-        image = linear.image + added
-        if check is not None and check.hopeless:
-            direct = self.settings.sampling is Sampling.DIRECT
-            other, _ = self._classical(check.chosen, stages[-1], planes, zero)
-            image = ((image if direct else final.image) + other) / 2
-        return image, report
+        return added
 
     def _classical(
         self, chosen: str, stage: Stage, planes: torch.Tensor, zero: float | None

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -39,29 +39,18 @@ class DataSet:
     digest: str
 
 
-@dataclass(frozen=True)
-class _Group:
-    """What one argument named, before it has a name of its own."""
-
-    place: Path
-    kind: Kind
-    files: tuple[Path, ...]
-    digest: str
-
-
 def find_data(arguments: Iterable[str], settings: BenchmarkSettings) -> list[DataSet]:
     """The data sets of what was typed, each file opened once.
 
     A folder of images (or a quoted glob) is one data set, an image file too; each cube is one.
     Raises UsageError (images and cubes, slices, scale), MissingInputError, InputError.
     """
-    groups: dict[Path, _Group] = {}
+    found: dict[Path, DataSet] = {}
     for argument in arguments:
-        groups |= {group.place: group for group in _groups(argument, settings)}
-    found = list(groups.values())
-    _check_one_kind(", ".join(str(g.place) for g in found[:4]), {g.kind for g in found})
-    names = _names([group.place for group in found])
-    return [DataSet(name, g.kind, g.files, g.digest) for name, g in zip(names, found, strict=True)]
+        found |= _named_by(argument, settings)
+    _check_one_kind(", ".join(map(str, list(found)[:4])), {data.kind for data in found.values()})
+    names = _names(list(found))
+    return [replace(data, name=name) for name, data in zip(names, found.values(), strict=True)]
 
 
 def shave_of(settings: BenchmarkSettings) -> int:
@@ -69,18 +58,19 @@ def shave_of(settings: BenchmarkSettings) -> int:
     return math.ceil(max(settings.scale))
 
 
-def _groups(argument: str, settings: BenchmarkSettings) -> list[_Group]:
+def _named_by(argument: str, settings: BenchmarkSettings) -> dict[Path, DataSet]:
+    """The data sets of one argument by their places, which also tell their names apart later."""
     files = expand_inputs([argument])
     looked = [_look(path, settings) for path in files]
     kinds = {kind for kind, _ in looked}
     _check_one_kind(argument, kinds)
     if kinds == {Kind.CUBES}:
-        return [
-            _Group(path.resolve(), Kind.CUBES, (path,), digest)
+        return {
+            path.resolve(): DataSet(path.name, Kind.CUBES, (path,), digest)
             for path, (_, digest) in zip(files, looked, strict=True)
-        ]
+        }
     whole = hashlib.sha256("".join(digest for _, digest in looked).encode()).hexdigest()
-    return [_Group(Path(argument).resolve(), Kind.IMAGES, tuple(files), whole)]
+    return {Path(argument).resolve(): DataSet(argument, Kind.IMAGES, tuple(files), whole)}
 
 
 def _check_one_kind(where: str, kinds: set[Kind]) -> None:
