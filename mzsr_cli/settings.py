@@ -58,6 +58,21 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+class Backbone(StrEnum):
+    """Architecture of the network (learning.networks)."""
+
+    MZSR = "mzsr"
+    STRIDED = "strided"
+
+
+class Loss(StrEnum):
+    """What training minimises: mean absolute error, or its root mean square. Either counts in
+    shares of the starting image's error."""
+
+    L1 = "l1"
+    RMS = "rms"
+
+
 class DegradationMix(StrEnum):
     """From which degradations a training draws its pairs."""
 
@@ -67,16 +82,21 @@ class DegradationMix(StrEnum):
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """The MZSR network: ``depth`` convolutions of 3x3 with ``width`` features, residual.
+    """A residual network of ``depth`` convolutions with ``width`` features.
 
     It is applied ``passes`` times with the same parameters, data consistency after each.
+    ``recursions`` and ``guides`` are for the backbones that have them (learning.networks).
     """
 
-    backbone: str = "mzsr"
+    backbone: str = Backbone.MZSR.value
     channels: int = 1
     depth: int = 8
     width: int = 64
     passes: int = 1
+    recursions: int = 1
+    """How often the convolutions between head and tail are applied, with the same parameters."""
+    guides: int = 0
+    """Other interpolations of the slice that are shown beside the starting image (0 or 2)."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +191,11 @@ class KernelDraw:
     isotropic_fraction: float = 0.4
     variance_max_per_scale: float = 2.5
 
+    @property
+    def blurred_fraction(self) -> float:
+        """Share of the tasks that have a blur kernel."""
+        return self.published_fraction + self.narrow_fraction
+
 
 @dataclass(frozen=True)
 class TaskSettings:
@@ -180,9 +205,11 @@ class TaskSettings:
     kernels: KernelDraw = field(default_factory=KernelDraw)
     scales: tuple[float, ...] = (2.0,)
     direct_fraction: float = 0.6
-    rounded_fraction: float = 0.5
+    rounded_fraction: float = 0.8
     patch: int = 96
     """Side of an HR patch in pixels (query); support patches are the LR ones."""
+    kernel_pool: int = 512
+    """Random kernels in a run, for each scale: what they cost to set up is paid once."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +234,9 @@ class TrainSettings:
     validation_patches: int = 24
     passes: int | None = None
     """Passes of the network; None: those of the weights it starts from."""
+    recursions: int | None = None
+    """Recursions of the blocks; None: those of the weights it starts from."""
+    loss: Loss = Loss.L1
     tasks: TaskSettings = field(default_factory=TaskSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     consistency: ConsistencySettings = field(default_factory=ConsistencySettings)

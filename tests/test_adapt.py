@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mzsr_cli.imaging import degrade, kernels
+from mzsr_cli.imaging.hints import Hints
 from mzsr_cli.learning import networks
 from mzsr_cli.learning.adapt import NETWORK, START, adapt, kept_share, tiled_residual, verdict
 from mzsr_cli.learning.inner import Pair, pair_loss
@@ -120,7 +121,9 @@ def test_tiles_cover_the_whole(network: Any, rng: np.random.Generator, side: int
     planes = torch.from_numpy(rng.standard_normal((2, 29, 23))).float()
     with torch.no_grad():
         whole = network(planes[:, None])[:, 0]
-    tiled = tiled_residual(network, parameters_of(network), planes, TileSettings(side), FP32)
+    tiled = tiled_residual(
+        network, parameters_of(network), planes, TileSettings(side), FP32, Hints()
+    )
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
 
 

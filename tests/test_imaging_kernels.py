@@ -126,14 +126,16 @@ def test_checked_normalises_within_tolerance(rng: np.random.Generator) -> None:
 
 def drawn(draw: KernelDraw, scale: float, count: int) -> list[np.ndarray]:
     rng = np.random.default_rng(7)
-    return [kernels.random_kernel(rng, scale, draw) for _ in range(count)]
+    return [kernels.random_blur(rng, scale, draw) for _ in range(count)]
 
 
-def test_random_kernels_follow_the_shares() -> None:
-    draw = KernelDraw(published_fraction=0.5, narrow_fraction=0.2)
+def test_random_blurs_follow_the_shares() -> None:
+    """Published kernels have variances of 1 and more, narrow ones of 0.3 and less here."""
+    draw = KernelDraw(published_fraction=0.5, narrow_fraction=0.2, narrow_max=0.3)
     sample = drawn(draw, 2.0, 400)
-    none = np.mean([k.size == 1 for k in sample])
-    assert none == pytest.approx(0.3, abs=0.07)
+    narrow = np.mean([k.max() > kernels.gaussian(0.3).max() - 1e-12 for k in sample])
+    assert draw.blurred_fraction == pytest.approx(0.7)
+    assert narrow == pytest.approx(0.2 / 0.7, abs=0.07)
     assert all(k.sum() == pytest.approx(1, abs=1e-9) for k in sample)
 
 
@@ -168,7 +170,7 @@ def test_rotations_cover_the_half_turn() -> None:
     assert counts.min() > 45
 
 
-def test_random_kernels_depend_on_the_generator_alone() -> None:
+def test_random_blurs_depend_on_the_generator_alone() -> None:
     first, again = (drawn(KernelDraw(), 2.0, 5) for _ in range(2))
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)

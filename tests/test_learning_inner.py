@@ -13,12 +13,14 @@ from torch.nn import functional
 
 from mzsr_cli.imaging import degrade, kernels
 from mzsr_cli.imaging.degrade import Consistency
+from mzsr_cli.imaging.hints import Hints
 from mzsr_cli.learning import inner, meta, networks
 from mzsr_cli.learning.inner import Pair
 from mzsr_cli.learning.patches import Task
-from mzsr_cli.learning.pretrain import RELATIVE_FLOOR
+from mzsr_cli.learning.pretrain import RELATIVE_FLOOR, relative_loss
 from mzsr_cli.settings import (
     ConsistencySettings,
+    Loss,
     MetaSettings,
     NetworkSettings,
     Precision,
@@ -35,7 +37,7 @@ TINY = NetworkSettings(depth=3, width=4)
 Leaves = dict[str, torch.Tensor]
 
 
-def tiny(seed: int = 0) -> tuple[networks.MzsrNetwork, Leaves, Leaves]:
+def tiny(seed: int = 0) -> tuple[networks.Network, Leaves, Leaves]:
     """A float64 network, its parameters and one rate a tensor, all leaves."""
     network = networks.build(TINY, seed).to(F64)
     generator = torch.Generator().manual_seed(seed + 1)
@@ -71,14 +73,15 @@ def reference_loss(p: list[torch.Tensor], data: Pair) -> torch.Tensor:
 
 
 def unrolled(parameters: Leaves, rates: Leaves, task: Task, second_order: bool) -> torch.Tensor:
-    """Two gradient steps by hand and the weighted query losses."""
+    """Two gradient steps by hand and the weighted query losses, in shares of the base error."""
     p0, r = list(parameters.values()), list(rates.values())
     g0 = torch.autograd.grad(reference_loss(p0, task.support), p0, create_graph=second_order)
     p1 = [a - b * c for a, b, c in zip(p0, r, g0, strict=True)]
     g1 = torch.autograd.grad(reference_loss(p1, task.support), p1, create_graph=second_order)
     p2 = [a - b * c for a, b, c in zip(p1, r, g1, strict=True)]
     queries = [reference_loss(p, task.query) for p in (p0, p1, p2)]
-    return WEIGHTS[0] * queries[0] + WEIGHTS[1] * queries[1] + WEIGHTS[2] * queries[2]
+    total = WEIGHTS[0] * queries[0] + WEIGHTS[1] * queries[1] + WEIGHTS[2] * queries[2]
+    return total / (task.base_error + RELATIVE_FLOOR)
 
 
 def task_of(consistent: bool = True) -> Task:
@@ -86,7 +89,7 @@ def task_of(consistent: bool = True) -> Task:
 
 
 def loss_of(
-    network: networks.MzsrNetwork, parameters: Leaves, rates: Leaves, task: Task, second: bool
+    network: networks.Network, parameters: Leaves, rates: Leaves, task: Task, second: bool
 ) -> torch.Tensor:
     return meta.task_loss(network, parameters, rates, task, WEIGHTS, FP32, second)
 
@@ -160,7 +163,8 @@ def test_first_order_differs_and_is_the_sum_of_query_gradients() -> None:
     ):
         leaves = [p.detach().requires_grad_() for p in point.values()]
         parts = torch.autograd.grad(reference_loss(leaves, task.query), leaves)
-        total = [t + weight * g for t, g in zip(total, parts, strict=True)]
+        share = weight / (task.base_error + RELATIVE_FLOOR)
+        total = [t + share * g for t, g in zip(total, parts, strict=True)]
     for a, b in zip(first, total, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
@@ -200,10 +204,10 @@ def test_predict_adds_a_free_and_trusted_residual(device: torch.device) -> None:
     consistency = Consistency(operator, ConsistencySettings(damping=1e-9))
     start = torch.rand(2, 1, 31, 37, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.no_grad():
-        full = inner.predict(network, parameters, start, consistency, 1.0, FP32) - start
-        part = inner.predict(network, parameters, start, consistency, 0.25, FP32) - start
-        none = inner.predict(network, parameters, start, consistency, 0.0, FP32)
-        plain = inner.predict(network, parameters, start, None, 1.0, FP32)
+        full = inner.predict(network, parameters, start, consistency, 1.0, FP32, Hints()) - start
+        part = inner.predict(network, parameters, start, consistency, 0.25, FP32, Hints()) - start
+        none = inner.predict(network, parameters, start, consistency, 0.0, FP32, Hints())
+        plain = inner.predict(network, parameters, start, None, 1.0, FP32, Hints())
         torch.testing.assert_close(plain, start + network(start))
     torch.testing.assert_close(none, start)
     torch.testing.assert_close(part, 0.25 * full, atol=1e-6, rtol=1e-4)
@@ -220,10 +224,10 @@ def test_passes_alternate_network_and_consistency(device: torch.device) -> None:
     consistency = Consistency(operator, ConsistencySettings(damping=1e-9))
     start = torch.rand(2, 1, 31, 37, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.no_grad():
-        first = inner.predict(once, parameters, start, consistency, 1.0, FP32)
-        second = inner.predict(once, parameters, first, consistency, 1.0, FP32)
-        found = inner.predict(twice, parameters, start, consistency, 1.0, FP32)
-        half = inner.predict(twice, parameters, start, consistency, 0.5, FP32)
+        first = inner.predict(once, parameters, start, consistency, 1.0, FP32, Hints())
+        second = inner.predict(once, parameters, first, consistency, 1.0, FP32, Hints())
+        found = inner.predict(twice, parameters, start, consistency, 1.0, FP32, Hints())
+        half = inner.predict(twice, parameters, start, consistency, 0.5, FP32, Hints())
     torch.testing.assert_close(found, second)
     torch.testing.assert_close(half, (start + second) / 2)
     assert float((second - first).abs().max()) > 1e-4
@@ -233,8 +237,8 @@ def test_bf16_residual_is_close_and_float32(device: torch.device) -> None:
     network = networks.build(NetworkSettings(depth=4, width=8), 0).to(device)
     parameters = dict(network.named_parameters())
     start = torch.rand(1, 1, 31, 37, generator=torch.Generator().manual_seed(0)).to(device)
-    wide = inner.residual(network, parameters, start, FP32)
-    narrow = inner.residual(network, parameters, start, Precision.BF16)
+    wide = inner.residual(network, parameters, start, FP32, Hints())
+    narrow = inner.residual(network, parameters, start, Precision.BF16, Hints())
     assert narrow.dtype == torch.float32
     error = float((wide - narrow).abs().max())
     assert 0 < error < 0.03 * float(wide.abs().max())
@@ -285,13 +289,24 @@ def test_meta_step_averages_relative_losses(progress: float) -> None:
     expected = torch.zeros((), dtype=F64)
     for task in tasks:
         moved = {n: r.exp() for n, r in logs.items()}
-        loss = meta.task_loss(network, leaves, moved, task, weights, FP32, second)
-        expected = expected + loss / (task.base_error + RELATIVE_FLOOR) / 2
+        path = inner.inner_loop(network, leaves, moved, task.support, 2, FP32, second)
+        for weight, adapted in zip(weights, path, strict=True):
+            loss = inner.pair_loss(network, adapted, task.query, FP32)
+            expected = expected + weight * loss / (task.base_error + RELATIVE_FLOOR) / 2
     assert figures["loss"] == pytest.approx(float(expected))
     ours = [*parameters.values(), *log_rates.values()]
     for leaf, slope in zip(ours, gradients(expected, leaves, logs), strict=True):
         torch.testing.assert_close(leaf.grad, slope)
     assert any(bool(r.grad.abs().max() > 0) for r in log_rates.values())
+
+
+def test_root_mean_square_losses_are_shares_of_the_start() -> None:
+    error = torch.tensor([[3.0, 4.0], [0.0, 5.0]], dtype=F64)
+    task = Task("", pair(1), None, 0.1, base_square=50.0)
+    assert float(relative_loss(error, task, Loss.RMS)) == pytest.approx((12.5 / 50) ** 0.5)
+    start = task.query.start - task.query.truth
+    own = replace(task, base_square=float(start.square().mean()))
+    assert float(relative_loss(start, own, Loss.RMS)) == pytest.approx(1)
 
 
 def test_tasks_without_support_are_refused() -> None:

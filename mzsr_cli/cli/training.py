@@ -10,15 +10,22 @@ import click
 
 from mzsr_cli.cli import show
 from mzsr_cli.cli.options import Duration, device_option, precision_option, seed_option
+from mzsr_cli.errors import UsageError
 from mzsr_cli.settings import (
+    Backbone,
     ConsistencySettings,
     DegradationMix,
     KernelDraw,
+    Loss,
     MetaSettings,
+    NetworkSettings,
     Precision,
     TaskSettings,
     TrainSettings,
 )
+
+GUIDES = 2
+"""Guides of a network that looks at them (imaging.hints)."""
 
 _TRAIN = TrainSettings()
 _TASKS = TaskSettings()
@@ -57,6 +64,14 @@ _OPTIONS = (
                  help="Share of random tasks without a blur kernel."),
     click.option("--direct", type=click.FloatRange(0, 1), default=_TASKS.direct_fraction,
                  help="Share of random tasks with direct sampling."),
+    click.option("--backbone", type=click.Choice([b.value for b in Backbone]),
+                 help="Architecture of a new network. [that of --init; mzsr]"),
+    click.option("--recursions", type=click.IntRange(1, 8), help="How often a strided network's "
+                 "blocks are applied. [those of --init; 1]"),
+    click.option("--guides", is_flag=True, help="Show a new strided network other "
+                 "interpolations beside the starting image."),
+    click.option("--loss", type=click.Choice([m.value for m in Loss]), default=_TRAIN.loss.value,
+                 help="Mean absolute error, or root mean square; in shares of the start's."),
     click.option("--passes", type=click.IntRange(1), help="How often the network is applied, "
                  "consistency after each. [those of --init; 1]"),
     click.option("--learning-rate", type=click.FloatRange(0, 1, min_open=True),
@@ -104,6 +119,22 @@ def train_settings(
         consistency=ConsistencySettings(enabled=options["consistency"] == "1"),
         precision=Precision(options["precision"]),
         passes=options["passes"],
+        recursions=options["recursions"],
+        loss=Loss(options["loss"]),
+        network=_network(options),
+    )
+
+
+def _network(options: dict[str, Any]) -> NetworkSettings:
+    """The architecture of a new network. Raises UsageError where --init brings one already."""
+    backbone = Backbone(options["backbone"] or NetworkSettings().backbone)
+    if options["init"] and (options["backbone"] or options["guides"]):
+        raise UsageError("--init brings its own backbone. Leave out --backbone and --guides.")
+    if options["guides"] and backbone is not Backbone.STRIDED:
+        raise UsageError("--guides: only --backbone strided looks at them.")
+    return NetworkSettings(
+        backbone=backbone.value,
+        guides=GUIDES if options["guides"] else 0,
     )
 
 

@@ -80,12 +80,9 @@ def checked(array: NDArray[np.generic], name: str) -> Kernel:
     return kernel / kernel.sum()
 
 
-def random_kernel(rng: np.random.Generator, scale: float, draw: KernelDraw) -> Kernel:
-    """One kernel of the training distribution (MZSR section 4.1, widened; see KernelDraw)."""
-    kind = rng.random()
-    if kind > draw.published_fraction + draw.narrow_fraction:
-        return delta()
-    if kind < draw.published_fraction:
+def random_blur(rng: np.random.Generator, scale: float, draw: KernelDraw) -> Kernel:
+    """One Gaussian of the training distribution (MZSR section 4.1, widened; see KernelDraw)."""
+    if rng.random() * draw.blurred_fraction < draw.published_fraction:
         low, high = 1.0, max(1.0, draw.variance_max_per_scale * scale)
     else:
         low, high = draw.narrow_min, draw.narrow_max

@@ -6,6 +6,9 @@ import torch
 
 SYMMETRIES = range(8)
 
+TRANSPOSITIONS = (0, 7)
+"""Identity and transposition: the symmetries that leave samples 0, s, 2s, ... where they are."""
+
 
 def turned(image: torch.Tensor, which: int) -> torch.Tensor:
     """Symmetry ``which`` (0 to 7) of the last two axes: ``which`` % 4 quarter turns, mirrored

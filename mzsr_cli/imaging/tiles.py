@@ -32,16 +32,19 @@ def tiles(height: int, width: int, side: int, halo: int) -> Iterator[Tile]:
 def tiled(
     function: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor, side: int, halo: int
 ) -> torch.Tensor:
-    """``function(image)`` computed tile by tile; image (..., H, W), function shift-invariant with
-    reach at most ``halo`` and same-shape output."""
+    """``function(image)`` computed tile by tile; image (..., H, W) to (..., H, W), the leading axes
+    may differ. ``function`` has a reach of at most ``halo`` and commutes with shifts by ``side``
+    and by ``halo`` pixels."""
     height, width = image.shape[-2:]
     if height <= side + halo and width <= side + halo:
         return function(image)
-    result = torch.empty_like(image)
+    result: torch.Tensor | None = None
     for tile in tiles(height, width, side, halo):
         (top, bottom, left, right), (o_top, o_bottom, o_left, o_right) = tile.core, tile.outer
         piece = function(image[..., o_top:o_bottom, o_left:o_right])
+        if result is None:
+            result = piece.new_empty((*piece.shape[:-2], height, width))
         result[..., top:bottom, left:right] = piece[
             ..., top - o_top : bottom - o_top, left - o_left : right - o_left
         ]
-    return result
+    return function(image) if result is None else result

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
+from mzsr_cli.imaging.hints import Hints
 from mzsr_cli.imaging.tiles import tiled
 from mzsr_cli.learning.inner import Pair, Parameters, gradient, pair_loss, residual, step
-from mzsr_cli.learning.networks import MzsrNetwork
+from mzsr_cli.learning.networks import Network
 from mzsr_cli.settings import AdaptSettings, CheckSettings, Precision, TileSettings
 
 
@@ -23,7 +24,7 @@ class Adapted:
 
 
 def adapt(
-    network: MzsrNetwork,
+    network: Network,
     parameters: Parameters,
     rates: Parameters,
     pair: Pair,
@@ -62,18 +63,28 @@ def adapt(
 
 @torch.no_grad()
 def tiled_residual(
-    network: MzsrNetwork,
+    network: Network,
     parameters: Parameters,
     start: torch.Tensor,
     tiles: TileSettings,
     precision: Precision,
+    hints: Hints,
 ) -> torch.Tensor:
     """The network's output for planes (P, H, W), plane by plane over tiles with its halo."""
+    side = tiles.side * network.stride
 
-    def on_tile(image: torch.Tensor) -> torch.Tensor:
-        return residual(network, parameters, image[None, None], precision)[0, 0]
+    def on_tile(seen: torch.Tensor) -> torch.Tensor:
+        image, guides = seen[None, :1], seen[None, 1:]
+        told = replace(hints, guides=guides if network.guides else None)
+        return residual(network, parameters, image, precision, told)[0]
 
-    return torch.stack([tiled(on_tile, plane, tiles.side, network.reach) for plane in start])
+    def on_plane(index: int) -> torch.Tensor:
+        seen = start[index : index + 1]
+        if network.guides and hints.guides is not None:
+            seen = torch.cat([seen, hints.guides[index]])
+        return tiled(on_tile, seen, side, network.reach)[0]
+
+    return torch.stack([on_plane(index) for index in range(len(start))])
 
 
 @dataclass(frozen=True)

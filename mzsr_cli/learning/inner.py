@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch.func import functional_call
 
 from mzsr_cli.imaging.degrade import Consistency
-from mzsr_cli.learning.networks import MzsrNetwork
+from mzsr_cli.imaging.hints import Hints
+from mzsr_cli.learning.networks import Network
 from mzsr_cli.learning.runtime import convolution_precision
 from mzsr_cli.settings import Precision
 
@@ -22,35 +23,39 @@ class Pair:
 
     ``trust`` in [0, 1] scales the network's residual (imaging.gate); ``consistency`` keeps of
     the residual only what the LR image does not determine (None: all of it, Algorithm 2 as
-    published).
+    published). ``hints`` is what the network is told beside the start.
     """
 
     start: torch.Tensor
     truth: torch.Tensor
     consistency: Consistency | None
     trust: float
+    hints: Hints = field(default_factory=Hints)
 
 
 def residual(
-    network: MzsrNetwork,
+    network: Network,
     parameters: Mapping[str, torch.Tensor],
     start: torch.Tensor,
     precision: Precision,
+    hints: Hints,
 ) -> torch.Tensor:
     """The network's output for ``start`` (P, 1, H, W), float32, under ``parameters``."""
     image = start.contiguous(memory_format=torch.channels_last)
+    seen = (image, hints.guides, hints.facts)
     with convolution_precision(start.device, precision):
-        output: torch.Tensor = functional_call(network, dict(parameters), (image,))
+        output: torch.Tensor = functional_call(network, dict(parameters), seen)
     return output.to(start.dtype)
 
 
 def predict(
-    network: MzsrNetwork,
+    network: Network,
     parameters: Mapping[str, torch.Tensor],
     start: torch.Tensor,
     consistency: Consistency | None,
     trust: float,
     precision: Precision,
+    hints: Hints,
 ) -> torch.Tensor:
     """Super-resolved (P, 1, H, W): start + trust * (I - B A) residual.
 
@@ -59,17 +64,26 @@ def predict(
     """
     image = start
     for _ in range(network.passes):
-        added = residual(network, parameters, image, precision)
+        added = residual(network, parameters, image, precision, hints)
         image = image + (consistency.free(added) if consistency is not None else added)
     return start + trust * (image - start)
 
 
+def pair_error(
+    network: Network, parameters: Mapping[str, torch.Tensor], pair: Pair, precision: Precision
+) -> torch.Tensor:
+    """Prediction minus truth on a pair, (P, 1, H, W)."""
+    output = predict(
+        network, parameters, pair.start, pair.consistency, pair.trust, precision, pair.hints
+    )
+    return output - pair.truth
+
+
 def pair_loss(
-    network: MzsrNetwork, parameters: Mapping[str, torch.Tensor], pair: Pair, precision: Precision
+    network: Network, parameters: Mapping[str, torch.Tensor], pair: Pair, precision: Precision
 ) -> torch.Tensor:
     """Mean absolute error on a pair (MZSR eq. 3)."""
-    output = predict(network, parameters, pair.start, pair.consistency, pair.trust, precision)
-    return (output - pair.truth).abs().mean()
+    return pair_error(network, parameters, pair, precision).abs().mean()
 
 
 def step(
@@ -80,7 +94,7 @@ def step(
 
 
 def gradient(
-    network: MzsrNetwork,
+    network: Network,
     parameters: Parameters,
     pair: Pair,
     precision: Precision,
@@ -93,7 +107,7 @@ def gradient(
 
 
 def inner_loop(
-    network: MzsrNetwork,
+    network: Network,
     parameters: Parameters,
     rates: Mapping[str, torch.Tensor],
     pair: Pair,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from mzsr_cli.learning.inner import Parameters, inner_loop, pair_loss
-from mzsr_cli.learning.networks import MzsrNetwork
+from mzsr_cli.learning.inner import Parameters, inner_loop, pair_error
+from mzsr_cli.learning.networks import Network
 from mzsr_cli.learning.patches import Task, TaskMaker
-from mzsr_cli.learning.pretrain import moved, relative_weight
+from mzsr_cli.learning.pretrain import moved, relative_loss
 from mzsr_cli.learning.training import GradientStep
-from mzsr_cli.settings import MetaSettings, Precision
+from mzsr_cli.settings import Loss, MetaSettings, Precision
 
 
 def step_weights(settings: MetaSettings, progress: float) -> list[float]:
@@ -30,22 +32,24 @@ def step_weights(settings: MetaSettings, progress: float) -> list[float]:
 
 
 def task_loss(
-    network: MzsrNetwork,
+    network: Network,
     parameters: Parameters,
     rates: Parameters,
     task: Task,
     weights: list[float],
     precision: Precision,
     second_order: bool,
+    loss: Loss = Loss.L1,
 ) -> torch.Tensor:
-    """Lines 11-14: adapt to the support pair, sum the weighted query losses on the way."""
+    """Lines 11-14: adapt to the support pair, sum the weighted query losses (in shares of the
+    task's base error) on the way."""
     if task.support is None:
         raise ValueError("meta-training needs tasks with a support pair")
     path = inner_loop(
         network, parameters, rates, task.support, len(weights) - 1, precision, second_order
     )
     losses = [
-        weight * pair_loss(network, adapted, task.query, precision)
+        weight * relative_loss(pair_error(network, adapted, task.query, precision), task, loss)
         for weight, adapted in zip(weights, path, strict=True)
         if weight > 0
     ]
@@ -53,13 +57,14 @@ def task_loss(
 
 
 def meta_step(
-    network: MzsrNetwork,
+    network: Network,
     parameters: Parameters,
     log_rates: Parameters,
     maker: TaskMaker,
     settings: MetaSettings,
     precision: Precision,
     device: torch.device,
+    loss: Loss = Loss.L1,
 ) -> GradientStep:
     """The outer gradient of one iteration over ``tasks_per_iteration`` tasks (lines 9-16).
 
@@ -74,16 +79,19 @@ def meta_step(
         total, base = 0.0, 0.0
         for index in range(count):
             task = maker.task(iteration, index, support=True)
-            base += task.base_error * relative_weight(task.base_error) / count
+            begin = relative_loss(task.query.start - task.query.truth, task, loss)
+            base += float(begin) / count
             if task.query.trust == 0:  # the start is the answer: nothing depends on the network
-                total += task.base_error * relative_weight(task.base_error) / count
+                total += float(begin) / count
                 continue
             if task.support is not None:
                 pairs = moved(task.query, device), moved(task.support, device)
-                task = Task(task.source, *pairs, task.base_error)
+                task = replace(task, query=pairs[0], support=pairs[1])
             rates = {name: rate.exp() for name, rate in log_rates.items()}
-            loss = task_loss(network, parameters, rates, task, weights, precision, second_order)
-            weighted = loss * (relative_weight(task.base_error) / count)
+            outer = task_loss(
+                network, parameters, rates, task, weights, precision, second_order, loss
+            )
+            weighted = outer / count
             weighted.backward()
             total += float(weighted.detach())
         return {"loss": total, "start_loss": base, "second_order": float(second_order)}

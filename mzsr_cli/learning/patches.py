@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mzsr_cli.errors import InputError
-from mzsr_cli.imaging import degrade, gate, kernels, resize, start
+from mzsr_cli.imaging import degrade, gate, hints, kernels, resize, start
 from mzsr_cli.learning.inner import Pair
 from mzsr_cli.settings import (
     ConsistencySettings,
@@ -45,12 +47,14 @@ class Source:
 @dataclass(frozen=True)
 class Task:
     """A degradation, the query pair (LR to HR) and, for meta-training, the support pair (son
-    to LR), both of one crop. ``base_error`` is the starting image's mean absolute error."""
+    to LR), both of one crop. Of the starting image, ``base_error`` is the mean absolute error and
+    ``base_square`` the mean square."""
 
     source: str
     query: Pair
     support: Pair | None
     base_error: float
+    base_square: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Physics:
     consistency: ConsistencySettings
     wiener: WienerSettings
     gate: GateSettings
+    guides: bool = False
+    """Whether the network wants guides."""
 
 
 def pair_from(
@@ -75,7 +81,17 @@ def pair_from(
     begin = start.starting_image(operator, low, consistency, p.wiener, zero)
     trust = 0.0 if begin.complete else gate.slice_trust(begin.image, operator.scale, p.gate)
     used = consistency if p.consistency.enabled else None
-    return Pair(begin.image[:, None], high[:, None], used, trust)
+    told = told_of(begin, low, consistency, p.guides)
+    return Pair(begin.image[:, None], high[:, None], used, trust, told)
+
+
+def told_of(
+    begin: start.Start, low: torch.Tensor, consistency: degrade.Consistency, guides: bool
+) -> hints.Hints:
+    """The hints that go with a starting image of LR planes ``low`` (P, h, w)."""
+    operator = consistency.operator
+    shown = hints.guides(operator, low, consistency, begin.image) if guides else None
+    return hints.Hints(shown, hints.facts(operator, begin.expected, consistency.noise))
 
 
 def son_pair(
@@ -113,6 +129,18 @@ class TaskMaker:
         self.settings = settings
         self.physics = physics
         self.seed = seed
+        self._known = lru_cache(4 * settings.kernel_pool)(self._consistency)
+
+    def _consistency(
+        self, drawn: tuple[float, int], sampling: Sampling, side: tuple[int, int], noise: float
+    ) -> degrade.Consistency:
+        """The projection for kernel ``drawn`` = (scale, number in the pool; -1: none)."""
+        scale, number = drawn
+        rng = np.random.default_rng([self.seed, number + 1, round(scale * 1000)])
+        draw = self.settings.kernels
+        kernel = kernels.random_blur(rng, scale, draw) if number >= 0 else kernels.delta()
+        operator = degrade.degradation(kernel, sampling, (scale, scale), side)
+        return degrade.Consistency(operator, self.physics.consistency, noise)
 
     def task(self, iteration: int, index: int, support: bool) -> Task:
         """Task ``index`` of ``iteration``; with the support pair if ``support``."""
@@ -122,19 +150,23 @@ class TaskMaker:
         planes, zero = source.slices[which], source.zero(which)
         scale = float(rng.choice(self.settings.scales))
         crop = _augmented(_crop(planes, scale, self.settings.patch, rng), rng)
-        kernel, sampling = self._degradation(rng, scale)
+        number, sampling = self._degradation(rng)
         levels = source.rounded and rng.random() < self.settings.rounded_fraction
         noise = EIGHT_BIT_NOISE if levels else 0.0
-        return self.make(source.name, crop, kernel, sampling, scale, noise, zero, support)
 
-    def _degradation(
-        self, rng: np.random.Generator, scale: float
-    ) -> tuple[kernels.Kernel, Sampling]:
+        def known(side: tuple[int, int]) -> degrade.Consistency:
+            return self._known((scale, number), sampling, side, noise)
+
+        return self._made(source.name, crop, known, zero, support)
+
+    def _degradation(self, rng: np.random.Generator) -> tuple[int, Sampling]:
+        """A kernel's number in the pool (-1: no blur) and a sampling."""
         if self.settings.mix is DegradationMix.BICUBIC:
-            return kernels.delta(), Sampling.BICUBIC
+            return -1, Sampling.BICUBIC
         direct = rng.random() < self.settings.direct_fraction
-        kernel = kernels.random_kernel(rng, scale, self.settings.kernels)
-        return kernel, Sampling.DIRECT if direct else Sampling.BICUBIC
+        blurred = rng.random() < self.settings.kernels.blurred_fraction
+        number = int(rng.integers(self.settings.kernel_pool)) if blurred else -1
+        return number, Sampling.DIRECT if direct else Sampling.BICUBIC
 
     def make(
         self,
@@ -147,20 +179,32 @@ class TaskMaker:
         zero: float | None,
         support: bool,
     ) -> Task:
-        """The task of one HR crop (P, H, W)."""
+        """The task of one HR crop (P, H, W) with a kernel of one's own."""
+
+        def known(side: tuple[int, int]) -> degrade.Consistency:
+            operator = degrade.degradation(kernel, sampling, (scale, scale), side)
+            return degrade.Consistency(operator, self.physics.consistency, noise)
+
+        return self._made(name, crop, known, zero, support)
+
+    def _made(
+        self,
+        name: str,
+        crop: Planes,
+        known: Callable[[tuple[int, int]], degrade.Consistency],
+        zero: float | None,
+        support: bool,
+    ) -> Task:
+        """The task of an HR crop (P, H, W); ``known`` gives the projection for HR sides."""
         high = torch.from_numpy(np.ascontiguousarray(crop))
-        both = (scale, scale)
-        operator = degrade.degradation(kernel, sampling, both, (crop.shape[1], crop.shape[2]))
-        low = rounded(operator.apply(high), noise)
-        known = degrade.Consistency(operator, self.physics.consistency, noise)
-        query = pair_from(high, low, known, zero, self.physics)
+        consistency = known((high.shape[-2], high.shape[-1]))
+        low = rounded(consistency.operator.apply(high), consistency.noise)
+        query = pair_from(high, low, consistency, zero, self.physics)
         own = None
         if support:
-            shape = (low.shape[-2], low.shape[-1])
-            again = degrade.degradation(kernel, sampling, both, shape)
-            known = degrade.Consistency(again, self.physics.consistency, noise)
-            own = son_pair(low, known, zero, self.physics)
-        return Task(name, query, own, float((query.start - query.truth).abs().mean()))
+            own = son_pair(low, known((low.shape[-2], low.shape[-1])), zero, self.physics)
+        error = query.start - query.truth
+        return Task(name, query, own, float(error.abs().mean()), float(error.square().mean()))
 
 
 def _crop(planes: Planes, scale: float, side: int, rng: np.random.Generator) -> Planes:

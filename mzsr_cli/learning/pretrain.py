@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from mzsr_cli.learning.inner import Pair, Parameters, pair_loss
-from mzsr_cli.learning.networks import MzsrNetwork
-from mzsr_cli.learning.patches import TaskMaker
+from mzsr_cli.learning.inner import Pair, Parameters, pair_error
+from mzsr_cli.learning.networks import Network
+from mzsr_cli.learning.patches import Task, TaskMaker
 from mzsr_cli.learning.training import GradientStep
-from mzsr_cli.settings import Precision
+from mzsr_cli.settings import Loss, Precision
 
 RELATIVE_FLOOR = 8e-3
 """Added to a task's base error where losses are weighted by its inverse, in units of [0, 1]."""
@@ -20,15 +20,28 @@ def relative_weight(base_error: float) -> float:
     return 1 / (base_error + RELATIVE_FLOOR)
 
 
+SQUARE_FLOOR = 1e-6
+"""Added to a task's mean-square base error where losses are relative root mean squares."""
+
+
+def relative_loss(error: torch.Tensor, task: Task, loss: Loss) -> torch.Tensor:
+    """The loss of a task's ``error`` (prediction minus truth) in shares of its base error."""
+    if loss is Loss.RMS:
+        floored = error.square().mean() + SQUARE_FLOOR
+        return (floored / (task.base_square + SQUARE_FLOOR)).sqrt()
+    return error.abs().mean() * relative_weight(task.base_error)
+
+
 def pretrain_step(
-    network: MzsrNetwork,
+    network: Network,
     parameters: Parameters,
     maker: TaskMaker,
     batch: int,
     precision: Precision,
     device: torch.device,
+    loss: Loss = Loss.L1,
 ) -> GradientStep:
-    """The gradient of one iteration: L1 over ``batch`` crops, each with its own degradation.
+    """The gradient of one iteration: ``loss`` over ``batch`` crops, each with its own degradation.
 
     Lines 4-5 of Algorithm 1. Crops are processed one at a time (they stay in cache) and their
     gradients added up.
@@ -38,12 +51,13 @@ def pretrain_step(
         total, base = 0.0, 0.0
         for index in range(batch):
             task = maker.task(iteration, index, support=False)
-            base += task.base_error * relative_weight(task.base_error) / batch
+            begin = relative_loss(task.query.start - task.query.truth, task, loss)
+            base += float(begin) / batch
             if task.query.trust == 0:  # the start is the answer: nothing depends on the network
-                total += task.base_error * relative_weight(task.base_error) / batch
+                total += float(begin) / batch
                 continue
-            loss = pair_loss(network, parameters, moved(task.query, device), precision)
-            weighted = loss * (relative_weight(task.base_error) / batch)
+            error = pair_error(network, parameters, moved(task.query, device), precision)
+            weighted = relative_loss(error, task, loss) / batch
             weighted.backward()
             total += float(weighted.detach())
         return {"loss": total, "start_loss": base}
@@ -56,4 +70,5 @@ def moved(pair: Pair, device: torch.device) -> Pair:
     if device.type == "cpu":
         return pair
     consistency = pair.consistency.to(device) if pair.consistency is not None else None
-    return Pair(pair.start.to(device), pair.truth.to(device), consistency, pair.trust)
+    tensors = pair.start.to(device), pair.truth.to(device)
+    return Pair(*tensors, consistency, pair.trust, pair.hints.to(device))

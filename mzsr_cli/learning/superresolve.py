@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 
 from mzsr_cli.imaging import degrade, gate, kernels, resize, start
+from mzsr_cli.imaging.hints import Hints
 from mzsr_cli.imaging.stages import stage_scales
-from mzsr_cli.imaging.symmetries import SYMMETRIES, turned, turned_back
+from mzsr_cli.imaging.symmetries import SYMMETRIES, TRANSPOSITIONS, turned, turned_back
 from mzsr_cli.learning import networks
 from mzsr_cli.learning.adapt import (
     NETWORK,
@@ -24,7 +26,7 @@ from mzsr_cli.learning.adapt import (
     verdict,
 )
 from mzsr_cli.learning.inner import Pair, Parameters
-from mzsr_cli.learning.patches import Physics, rounded, son_pair
+from mzsr_cli.learning.patches import Physics, rounded, son_pair, told_of
 from mzsr_cli.learning.weights import Weights
 from mzsr_cli.learning.zssr import Zssr
 from mzsr_cli.settings import BACK_PROJECTIONS, Method, Precision, Sampling, UpscaleSettings
@@ -119,6 +121,11 @@ class Solver:
         self.device = device
         self._stages: dict[float, list[Stage]] = {}
         self._sons: dict[float, dict[tuple[int, int], Stage]] = {}
+
+    @property
+    def _network(self) -> networks.Network:
+        assert self.weights is not None
+        return self.weights.network
 
     # -- grids ------------------------------------------------------------------------------
 
@@ -259,7 +266,8 @@ class Solver:
             if stage is not stages[0]:
                 image = start.carried(image, added, stage.factor, self.settings.sampling)
             trust = gate.slice_trust(linear.image, stage.operator.scale, self.settings.gate)
-            change = self._change(parameters, image, stage, share * trust)
+            told = told_of(linear, planes, stage.consistency, self._network.guides > 0)
+            change = self._change(parameters, image, stage, share * trust, told)
             added = image + change - linear.image
             if stage is not stages[0] and self.settings.consistency.enabled:
                 added = stage.consistency.free(added)
@@ -312,19 +320,25 @@ class Solver:
         return parameters
 
     def _change(
-        self, parameters: Parameters, image: torch.Tensor, stage: Stage, trust: float
+        self,
+        parameters: Parameters,
+        image: torch.Tensor,
+        stage: Stage,
+        trust: float,
+        told: Hints,
     ) -> torch.Tensor:
         """What the network adds to a stage's start (P, H, W)."""
-        assert self.weights is not None
-        network, settings = self.weights.network, self.settings
-        ensemble = SYMMETRIES if settings.adapt.self_ensemble else SYMMETRIES[:1]
+        network, settings = self._network, self.settings
+        phased = network.stride > 1 and settings.sampling is Sampling.DIRECT
+        ensemble: Sequence[int] = TRANSPOSITIONS if phased else SYMMETRIES
+        ensemble = ensemble if settings.adapt.self_ensemble else ensemble[:1]
         change = torch.zeros_like(image)
         for _ in range(network.passes):
             total = torch.zeros_like(image)
             for which in ensemble:
                 output = tiled_residual(
                     network, parameters, turned(image + change, which), settings.tiles,
-                    self.precision,
+                    self.precision, told.turned(which),
                 )  # fmt: skip
                 total += turned_back(output, which)
             added = total / len(ensemble)
@@ -356,7 +370,10 @@ class Solver:
         if min(sons) < self.settings.adapt.son_min:
             return None
         own = self._son_stage(shape, stage, noise)
-        physics = Physics(self.settings.consistency, self.settings.wiener, self.settings.gate)
+        physics = Physics(
+            self.settings.consistency, self.settings.wiener, self.settings.gate,
+            self._network.guides > 0,
+        )  # fmt: skip
         return son_pair(window, own.consistency, zero, physics), own
 
     @staticmethod
@@ -392,7 +409,7 @@ class Solver:
         truth, begin = pair.truth[:, 0], pair.start[:, 0]
         oversampled = gate.slice_trust(truth, (1.0, 1.0), self.settings.gate) < 1
         son = rounded(operator.apply(truth), consistency.noise)
-        change = self._change(parameters, begin, stage, pair.trust)
+        change = self._change(parameters, begin, stage, pair.trust, pair.hints)
         candidates = {NETWORK: begin + change, START: begin}
         for method in CLASSICAL[1:]:
             candidates[str(method)] = classical(

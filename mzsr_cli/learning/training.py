@@ -14,7 +14,7 @@ import torch
 
 from mzsr_cli.learning.checkpoint import load_checkpoint, save_checkpoint
 from mzsr_cli.learning.inner import Parameters
-from mzsr_cli.learning.networks import MzsrNetwork
+from mzsr_cli.learning.networks import Network
 from mzsr_cli.learning.weights import save_weights
 from mzsr_cli.settings import TrainSettings
 
@@ -63,7 +63,7 @@ class Trainer:
 
     def __init__(
         self,
-        network: MzsrNetwork,
+        network: Network,
         log_rates: Parameters,
         settings: TrainSettings,
         run: Run,

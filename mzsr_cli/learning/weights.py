@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from mzsr_cli.errors import MissingInputError, OutputError, WeightsError
-from mzsr_cli.learning.networks import MzsrNetwork, build
+from mzsr_cli.learning.networks import Network, build
 from mzsr_cli.settings import NetworkSettings
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ RATE_PREFIX = "rate."
 class Weights:
     """A network with its learned step sizes (one scalar a tensor) and its facts."""
 
-    network: MzsrNetwork
+    network: Network
     settings: NetworkSettings
     rates: dict[str, torch.Tensor]
     facts: dict[str, Any] = field(default_factory=dict)

@@ -10,6 +10,7 @@ import torch
 
 from mzsr_cli.cubes.atomic import AtomicOutput
 from mzsr_cli.cubes.open import open_cube
+from mzsr_cli.imaging.hints import Hints
 from mzsr_cli.imaging.stages import stage_scales
 from mzsr_cli.learning import networks
 from mzsr_cli.learning.inner import Pair, gradient, residual
@@ -73,7 +74,7 @@ def _seconds_per_pixel(plan: Plan) -> tuple[float, float]:
     pair = Pair(image, image, None, 1.0)
     times = []
     for work in (
-        lambda: residual(network, parameters, image, plan.precision),
+        lambda: residual(network, parameters, image, plan.precision, Hints()),
         lambda: gradient(network, parameters, pair, plan.precision, create_graph=False),
     ):
         work()

@@ -19,7 +19,7 @@ from mzsr_cli.errors import InputError, OutputError, OutputExistsError
 from mzsr_cli.imaging import kernels, metrics
 from mzsr_cli.imaging.normalize import planes_of, slice_range
 from mzsr_cli.learning import networks, runtime
-from mzsr_cli.learning.inner import Parameters, inner_loop, predict
+from mzsr_cli.learning.inner import Parameters, inner_loop, pair_error
 from mzsr_cli.learning.meta import meta_step
 from mzsr_cli.learning.patches import (
     EIGHT_BIT_NOISE,
@@ -130,15 +130,15 @@ def validation_tasks(
 
 
 def validator(
-    network: networks.MzsrNetwork, tasks: list[Task], steps: int, device: torch.device, prec: Any
+    network: networks.Network, tasks: list[Task], steps: int, device: torch.device, prec: Any
 ) -> Callable[[Parameters, Parameters], dict[str, float]]:
     """Mean PSNR (peak 1) over tasks: of the starting images, after 0 and after ``steps``."""
 
     def quality(task: Task, parameters: Parameters) -> float:
         query = moved(task.query, device)
         with torch.no_grad():
-            output = predict(network, parameters, query.start, query.consistency, query.trust, prec)
-        return _psnr(output, query.truth)
+            error = pair_error(network, parameters, query, prec)
+        return _psnr(error + query.truth, query.truth)
 
     def validate(parameters: Parameters, rates: Parameters) -> dict[str, float]:
         figures: dict[str, list[float]] = {"psnr_start": [], "psnr_0": []}
@@ -182,15 +182,21 @@ def train(
     device = runtime.pick_device(device_name)
     precision = runtime.pick_precision(settings.precision, device)
     sources, held = split(load_sources(data), every=20)
-    physics = Physics(settings.consistency, WienerSettings(), GateSettings())
-    maker = TaskMaker(sources, settings.tasks, physics, settings.seed)
     weights = load_weights(init, device) if init else None
     architecture = weights.settings if weights else settings.network
-    architecture = replace(architecture, passes=settings.passes or architecture.passes)
+    architecture = replace(
+        architecture,
+        passes=settings.passes or architecture.passes,
+        recursions=settings.recursions or architecture.recursions,
+    )
     settings = replace(settings, network=architecture)
-    network = weights.network if weights else networks.build(settings.network, settings.seed)
-    network.to(device)
-    network.passes = architecture.passes
+    network = networks.build(architecture, settings.seed).to(device)
+    if weights:
+        network.load_state_dict(weights.network.state_dict())
+    physics = Physics(
+        settings.consistency, WienerSettings(), GateSettings(), architecture.guides > 0
+    )
+    maker = TaskMaker(sources, settings.tasks, physics, settings.seed)
     log_rates = _log_rates(network, weights, meta)
     run = Run(output)
     facts = _facts(kind, sources, settings, meta, weights, device, precision)
@@ -201,9 +207,13 @@ def train(
         run.log.unlink(missing_ok=True)
     parameters: Parameters = dict(network.named_parameters())
     if meta is None:
-        step = pretrain_step(network, parameters, maker, settings.batch, precision, device)
+        step = pretrain_step(
+            network, parameters, maker, settings.batch, precision, device, settings.loss
+        )
     else:
-        step = meta_step(network, parameters, trainer.log_rates, maker, meta, precision, device)
+        step = meta_step(
+            network, parameters, trainer.log_rates, maker, meta, precision, device, settings.loss
+        )
     tasks = validation_tasks(held, maker, settings, support=meta is not None)
     steps = meta.inner_steps if meta else 0
     validate = validator(network, tasks, steps, device, precision)
@@ -220,7 +230,7 @@ def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
 
 
 def _log_rates(
-    network: networks.MzsrNetwork, weights: Weights | None, meta: MetaSettings | None
+    network: networks.Network, weights: Weights | None, meta: MetaSettings | None
 ) -> Parameters:
     """Logarithms of the inner step sizes, from ``init`` or the default; none in pretraining."""
     if meta is None:
@@ -266,6 +276,7 @@ def _facts(
         "patch": tasks.patch,
         "batch": settings.batch,
         "learning_rate": settings.learning_rate,
+        "loss": str(settings.loss),
         "seed": settings.seed,
         "consistency": settings.consistency.enabled,
         "device": runtime.describe_device(device),

@@ -1,0 +1,168 @@
+"""The strided backbone and the hints it is told: reach, phases, precision, symmetries."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mzsr_cli.imaging import degrade, hints, kernels
+from mzsr_cli.imaging.hints import FACTS, Hints
+from mzsr_cli.imaging.symmetries import SYMMETRIES, turned
+from mzsr_cli.learning import networks
+from mzsr_cli.learning.adapt import tiled_residual
+from mzsr_cli.learning.inner import residual
+from mzsr_cli.settings import (
+    Backbone,
+    ConsistencySettings,
+    Method,
+    NetworkSettings,
+    Precision,
+    Sampling,
+    TileSettings,
+)
+
+FP32 = Precision.FP32
+SMALL = NetworkSettings(backbone=Backbone.STRIDED, depth=6, width=6, guides=2)
+
+
+def shaken(settings: NetworkSettings, seed: int = 3) -> networks.Network:
+    """A network none of whose parameters is zero."""
+    network = networks.build(settings, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    return network
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("guides", "count"), [(0, 224_201), (2, 226_249)])
+@pytest.mark.parametrize("recursions", [1, 2])
+def test_parameter_counts(guides: int, count: int, recursions: int) -> None:
+    settings = NetworkSettings(backbone="strided", guides=guides, recursions=recursions)
+    assert networks.parameter_count(networks.build(settings)) == count
+
+
+@pytest.mark.parametrize("recursions", [1, 2])
+def test_reach_is_the_support_of_the_gradient(recursions: int) -> None:
+    """Within ``reach`` of a pixel, and by no more than one pixel less, whatever its phase."""
+    network = shaken(replace(SMALL, guides=0, recursions=recursions))
+    size, seen = 101, 0
+    for at in (50, 51):
+        image = random(1, 1, size, size).requires_grad_()
+        network(image)[0, 0, at, at].backward()
+        assert image.grad is not None
+        rows = torch.nonzero(image.grad[0, 0].abs().sum(1))[:, 0]
+        seen = max(seen, at - int(rows.min()), int(rows.max()) - at)
+    assert network.reach - 1 <= seen <= network.reach
+
+
+@pytest.mark.parametrize("shape", [(1, 61, 90), (2, 75, 37)])
+def test_tiled_is_whole(shape: tuple[int, int, int]) -> None:
+    network = shaken(SMALL)
+    planes, guides = random(*shape), random(shape[0], 2, *shape[1:], seed=1)
+    told = Hints(guides, random(FACTS, seed=2))
+    parameters = {name: p.detach() for name, p in network.named_parameters()}
+    whole = residual(network, parameters, planes[:, None], FP32, told)[:, 0]
+    parts = tiled_residual(network, parameters, planes, TileSettings(7), FP32, told)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
+
+
+def test_it_hears_every_hint() -> None:
+    network = shaken(SMALL)
+    image, guides, facts = random(1, 1, 12, 14), random(1, 2, 12, 14, seed=1), random(FACTS)
+    plain = network(image, guides, facts)
+    for k in range(2):
+        other = guides.clone()
+        other[:, k] += 0.5
+        assert (network(image, other, facts) - plain).abs().max() > 1e-4
+    for k in range(FACTS):
+        other = facts.clone()
+        other[k] += 0.5
+        assert (network(image, guides, other) - plain).abs().max() > 1e-4
+
+
+def test_missing_hints_count_as_zeros() -> None:
+    network = shaken(SMALL)
+    image = random(1, 1, 9, 11)
+    torch.testing.assert_close(
+        network(image), network(image, torch.zeros(1, 2, 9, 11), torch.zeros(FACTS))
+    )
+
+
+def test_bfloat16_keeps_the_image() -> None:
+    """The head sees the image in float32, whatever the precision of the other layers."""
+    network = shaken(replace(SMALL, guides=0))
+    parameters = {name: p.detach() for name, p in network.named_parameters()}
+    seen: list[torch.Tensor] = []
+    network.head.register_forward_hook(lambda module, given, made: seen.append(made))
+    image = random(1, 1, 20, 24)
+    wide = residual(network, parameters, image, FP32, Hints())
+    narrow = residual(network, parameters, image, Precision.BF16, Hints())
+    torch.testing.assert_close(seen[0], seen[1])
+    assert (wide - narrow).abs().max() > 0, "the other layers are in bfloat16"
+
+
+# hints -----------------------------------------------------------------------------------
+
+
+def known(
+    sampling: Sampling, kernel: np.ndarray, shape: tuple[int, int] = (30, 42)
+) -> degrade.Consistency:
+    operator = degrade.degradation(kernel, sampling, (2.0, 3.0), shape)
+    return degrade.Consistency(operator, ConsistencySettings())
+
+
+@pytest.mark.parametrize("sampling", list(Sampling))
+def test_guides_explain_the_slice(sampling: Sampling) -> None:
+    """Start plus guide is the interpolation, made consistent: degrading it gives the slice."""
+    consistency = known(sampling, kernels.delta())
+    operator = consistency.operator
+    y = random(2, 15, 14)
+    start = operator.interpolate(y, Method.BICUBIC, 0.0)
+    shown = hints.guides(operator, y, consistency, start)
+    assert shown.shape == (2, 2, 30, 42)
+    for k, method in enumerate(hints.guide_methods(sampling)):
+        image = start + shown[:, k]
+        torch.testing.assert_close(operator.apply(image), y, rtol=0, atol=1e-3)
+        plain = operator.interpolate(y, method, consistency.damping)
+        expected = consistency.restore(y, plain)
+        torch.testing.assert_close(image, expected)
+
+
+def test_kernel_covariance_is_that_of_the_gaussian() -> None:
+    rows, cols, mixed = hints.kernel_covariance(kernels.gaussian(4.0, 1.0, 0.5))
+    c, s = math.cos(0.5), math.sin(0.5)
+    assert cols == pytest.approx(4 * c * c + s * s, rel=1e-2)
+    assert rows == pytest.approx(4 * s * s + c * c, rel=1e-2)
+    assert mixed == pytest.approx(3 * c * s, rel=1e-2)
+    assert hints.kernel_covariance(kernels.delta()) == (0, 0, 0)
+
+
+def test_facts_say_what_they_say() -> None:
+    operator = known(Sampling.DIRECT, kernels.gaussian(4.0, 1.0, 0.5)).operator
+    rows, cols, mixed = hints.kernel_covariance(operator.kernel)
+    found = hints.facts(operator, 1e-6, 0.001)
+    expected = [1, 0, math.log2(1.5), rows / 4, cols / 9, mixed / 6, -1, 1]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32))
+    exact = hints.facts(known(Sampling.BICUBIC, kernels.delta()).operator, None, 0.0)
+    assert exact[0] == exact[6] == exact[7] == 0
+
+
+@pytest.mark.parametrize("which", SYMMETRIES)
+def test_turned_facts_are_those_of_the_turned_kernel(which: int) -> None:
+    kernel = kernels.gaussian(4.0, 1.0, 0.5)
+    told = hints.facts(known(Sampling.BICUBIC, kernel).operator, 1e-3, 0.0)
+    other = np.ascontiguousarray(turned(torch.from_numpy(kernel), which).numpy())
+    scale = (3.0, 2.0) if which % 2 else (2.0, 3.0)
+    operator = degrade.degradation(other, Sampling.BICUBIC, scale, (30, 42))
+    found = Hints(None, told).turned(which).facts
+    assert found is not None
+    torch.testing.assert_close(found, hints.facts(operator, 1e-3, 0.0), rtol=0, atol=1e-5)
