@@ -424,6 +424,7 @@ class Extra(StrEnum):
     """Methods that only the benchmark has."""
 
     BICUBIC_PAPER = "bicubic-paper"
+    NYQUIST = "nyquist"
     TV = "tv"
     MZSR_PAPER = "mzsr-paper"
 

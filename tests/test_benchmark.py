@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.fft
 import torch
 from PIL import Image
 from rich.console import Console
@@ -244,6 +245,21 @@ def test_published_baseline_of_set5(data: Path, case: str, psnr: float) -> None:
     settings = settings_of(degradations=(case,), methods=("bicubic-paper",))
     (cell,) = benchmark([str(folder)], settings, Outputs(), Silent())["cells"]
     assert cell["psnr"] == pytest.approx(psnr, abs=0.05) and cell["data"] == "Set5/x2"
+
+
+def test_nyquist_is_the_truth_within_the_band(tmp_path: Path) -> None:
+    """Its error is the energy of the cosines that the LR grid cannot carry (Parseval)."""
+    source = tmp_path / "cube.npy"
+    cube = field((22, 18, 2), "complex128")
+    np.save(source, cube)
+    with open_cube(source) as reader:
+        bench = Bench(reader, parse_case("direct"), parse_contender("nyquist"), settings_of())
+        for k in range(2):
+            made, truth = bench.trial(k).compared
+            power = np.abs(scipy.fft.dctn(truth, norm="ortho")) ** 2
+            beyond = power.sum() - power[:11, :9].sum()
+            assert np.sum(np.abs(made - truth) ** 2) == pytest.approx(beyond, rel=1e-9)
+            assert beyond > 1e-3 * power.sum()
 
 
 def test_eight_bit_is_what_a_png_keeps(tmp_path: Path, images: Path) -> None:

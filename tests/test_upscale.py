@@ -601,3 +601,53 @@ def test_mat_v5_results_that_would_not_fit_become_v73(
     assert "v7.3" in capfd.readouterr().err
     assert h5py.is_hdf5(tmp_path / "c_x2.mat")
     assert load(tmp_path / "c_x2.mat").shape == (2 * H, 2 * W, S)
+
+
+# doubts ----------------------------------------------------------------------------------
+
+
+def test_slices_without_anything_to_gain_are_counted(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """White noise under direct sampling is worse than its mean, a smooth slice is not."""
+    rng = np.random.default_rng(0)
+    cube = np.stack([rng.standard_normal((40, 36)), field((40, 36, 1))[..., 0],
+                     rng.standard_normal((40, 36))], axis=-1)  # fmt: skip
+    source = save(tmp_path / "in.npy", cube)
+    code = upscale(source, "--scale", 2, "--sampling", "direct", "--weights", weights, "-o",
+                   tmp_path / "out.npy")  # fmt: skip
+    assert code == 0
+    (note,) = json.loads((tmp_path / "out.npy.json").read_text())["notes"]
+    assert note.startswith("2 of 3 slices: the self-check finds nothing to gain")
+    assert "2 of 3 slices" in capsys.readouterr().err
+
+
+# strided networks ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_strided_networks_with_guides_through_the_stages(
+    tmp_path: Path, dtype: str, sampling: Sampling
+) -> None:
+    """Tiled equals whole, the slice is explained, the ensemble is another answer; odd sides."""
+    strided = tiny_weights(tmp_path / "s.safetensors", backbone="strided", depth=4, guides=2)
+    rows, cols = 37, 31
+    cube = field((rows, cols, 2), dtype)
+    options = ("--scale", 3, "--sampling", sampling, "--weights", strided, "--steps", 2,
+               "--no-self-check")  # fmt: skip
+    whole = result_of(cube, tmp_path, *options)
+    tiled = result_of(cube, tmp_path, *options, "--tile", 32)
+    both = result_of(cube, tmp_path, *options, "--self-ensemble")
+    assert whole.shape == (3 * rows, 3 * cols, 2) and whole.dtype == np.dtype(dtype)
+    linear = result_of(cube, tmp_path, "--scale", 3, "--sampling", sampling, "--method", "wiener")
+    for k in range(2):
+        span = np.ptp(np.abs(cube[..., k]))
+        assert np.abs(tiled - whole)[..., k].max() < 1e-5 * span
+        assert np.abs(whole - linear)[..., k].max() > 1e-4 * span
+        assert np.abs(both - whole)[..., k].max() > 1e-5 * span
+        operator = degrade.degradation(kernels.delta(), sampling, (3.0, 3.0), (3 * rows, 3 * cols))
+        for part in (np.real, np.imag) if np.iscomplexobj(cube) else (np.real,):
+            high = torch.from_numpy(np.ascontiguousarray(part(whole[..., k]))).float()
+            again = operator.apply(high[None])[0].numpy()
+            assert np.abs(again - part(cube[..., k])).max() < 2e-3 * span

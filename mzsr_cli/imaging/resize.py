@@ -189,6 +189,22 @@ def bandlimited_matrix(
     return (basis * gain) @ analysis
 
 
+def lowpassed(image: torch.Tensor, sides: tuple[int, int]) -> torch.Tensor:
+    """Image (..., H, W) without what a grid of ``sides`` (h, w) cannot carry: the cosines (DCT-II)
+    from h and w on are left out."""
+    rows, cols = (
+        as_matrix(_lowpass_matrix(n, kept), image)
+        for n, kept in zip(image.shape[-2:], sides, strict=True)
+    )
+    return separable(image, rows, cols)
+
+
+def _lowpass_matrix(n: int, kept: int) -> Matrix:
+    """Projection of n samples on their first ``kept`` cosines: (n, n)."""
+    basis = cosine_basis(n, np.arange(n, dtype=np.float64), Sampling.BICUBIC)
+    return basis[:, :kept] @ analysis_matrix(n, Sampling.BICUBIC)[:kept]
+
+
 def separable(image: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
     """``rows @ image @ cols.T`` over the last two axes (..., H, W)."""
     return rows @ image @ cols.mT

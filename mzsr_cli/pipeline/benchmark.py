@@ -26,9 +26,9 @@ from mzsr_cli.cubes.image import ImageReader, eight_bit
 from mzsr_cli.cubes.journal import differences
 from mzsr_cli.cubes.open import open_cube
 from mzsr_cli.errors import OutputExistsError, ResumeError, UsageError
-from mzsr_cli.imaging import tv
+from mzsr_cli.imaging import resize, tv
 from mzsr_cli.imaging.degrade import Degradation, degradation
-from mzsr_cli.imaging.normalize import cast
+from mzsr_cli.imaging.normalize import cast, planes_of, slice_of
 from mzsr_cli.learning import runtime
 from mzsr_cli.learning.superresolve import SliceReport
 from mzsr_cli.pipeline.benchmark_cases import (
@@ -354,6 +354,7 @@ class Bench:
         ((_, target),) = plan_targets([info.path], None, "benchmark")
         self.plan = make_plan(low, target, upscale_settings(case, contender, settings))
         self.solver: PlaneSolver = self.plan.solver()
+        self.oracle = contender.method is Extra.NYQUIST
         if contender.method is Extra.TV:
             self.solver = TvSolver(self.plan, settings.tv)
 
@@ -375,12 +376,21 @@ class Bench:
             blue, red = (degrade_slice(plane[:rows, :cols], self.operator) for plane in chroma)
             low, chroma = eight_bit(low, (blue, red))
         begin = time.monotonic()
-        made, report = solve_slice(self.solver, low, k, self.plan, None)
+        if self.oracle:
+            made, report = self._lowpassed(high), SliceReport(str(Extra.NYQUIST))
+        else:
+            made, report = solve_slice(self.solver, low, k, self.plan, None)
         seconds = time.monotonic() - begin
         result: Planes = cast(made, self.plan.out.dtype)
         if chroma is not None:
             result, _ = eight_bit(result, enlarge_chroma(chroma, self.plan))
         return Trial((result[:rows, :cols], high), report, seconds)
+
+    def _lowpassed(self, high: Planes) -> Planes:
+        """The truth (H, W) without what lies beyond the Nyquist limit of the LR grid."""
+        planes = torch.from_numpy(planes_of(high).astype("float64"))
+        kept: Planes = slice_of(resize.lowpassed(planes, self.operator.lr_shape).numpy())
+        return kept
 
 
 class TvSolver:

@@ -112,7 +112,9 @@ def upscale_settings(
     """What ``mzsr upscale`` would be told. ``tv`` has only the grid in common with it.
 
     ``bicubic-paper`` is cubic on the pixel-centred grid whatever the sampling was (Soh et al.,
-    2020, table 1), ``mzsr-paper`` is Algorithm 2 alone: no consistency, no self-check.
+    2020, table 1), ``nyquist`` no method but the truth itself, without what lies beyond the Nyquist
+    limit of the LR grid: what bounds linear interpolation. ``mzsr-paper`` is Algorithm 2 alone: no
+    consistency, no self-check.
     """
     method = contender.method
     told = UpscaleSettings(

@@ -304,7 +304,7 @@ def upscale_cube(
         on_plan(plan)
         with _writing(reader, plan, output, resume) as (writer, journal):
             _solve_all(reader, plan, writer, journal, on_slice)
-            notes = [*plan.notes, *_chroma(reader, writer, plan)]
+            notes = [*plan.notes, *_doubts(journal), *_chroma(reader, writer, plan)]
         record = _provenance(reader, writer, journal, plan, notes, time.monotonic() - begin)
         _finish(output, journal, record)
     return record
@@ -378,6 +378,18 @@ def _solve_all(
         facts = report.as_dict() | {"slice": k, "seconds": round(time.monotonic() - begin, 3)}
         journal.add(position, writer.read(position), facts)
         on_slice(position + 1, len(plan.slices), report)
+
+
+def _doubts(journal: Journal) -> list[str]:
+    """A warning where the self-check found slices that interpolation does not recover."""
+    checks = [facts.get("check", {}) for facts in journal.finished.values()]
+    lost = sum(bool(check.get("hopeless")) for check in checks)
+    if lost == 0:
+        return []
+    return [
+        f"{lost} of {len(checks)} slices: the self-check finds nothing to gain (sampled too "
+        "coarsely, or sparse): expect little more than the given samples there"
+    ]
 
 
 class PlaneSolver(Protocol):
