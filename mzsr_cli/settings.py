@@ -65,6 +65,15 @@ class Backbone(StrEnum):
     STRIDED = "strided"
 
 
+class Adapting(StrEnum):
+    """What the parameters are adapted to: each slice by itself, the cube's slices together, or each
+    slice on from what the slice before has left (its results depend on the order)."""
+
+    SLICE = "slice"
+    CUBE = "cube"
+    WARM = "warm"
+
+
 class Loss(StrEnum):
     """What training minimises: mean absolute error, or its root mean square. Either counts in
     shares of the starting image's error."""
@@ -261,6 +270,9 @@ class AdaptSettings:
     """Algorithm 2: gradient steps on (son, LR)."""
 
     steps: int = 10
+    mode: Adapting = Adapting.SLICE
+    cube_slices: int = 16
+    """Most slices whose pairs ``cube`` takes steps on (evenly spread), a step each a round."""
     rate: float = 0.05
     """Step size for weights that bring none of their own (pretrained only)."""
     window: int = 64

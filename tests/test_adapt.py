@@ -63,7 +63,7 @@ def loss_of(network: Any, parameters: dict[str, torch.Tensor], pair: Pair) -> fl
 def test_kept_parameters_are_never_worse(network: Any, pair: Pair, rate: float, steps: int) -> None:
     before = parameters_of(network)
     first = loss_of(network, before, pair)
-    adapted = adapt(network, before, rates_of(network, rate), pair, AdaptSettings(steps), FP32)
+    adapted = adapt(network, before, rates_of(network, rate), [pair], AdaptSettings(steps), FP32)
     kept = loss_of(network, adapted.parameters, pair)
     assert kept <= first
     assert math.isclose(kept, min(adapted.losses), rel_tol=1e-6)
@@ -76,14 +76,31 @@ def test_kept_parameters_are_never_worse(network: Any, pair: Pair, rate: float, 
 
 def test_steps_lower_the_loss(network: Any, pair: Pair) -> None:
     settings = AdaptSettings(30)
-    adapted = adapt(network, parameters_of(network), rates_of(network, 3e-2), pair, settings, FP32)
+    adapted = adapt(
+        network, parameters_of(network), rates_of(network, 3e-2), [pair], settings, FP32
+    )
     assert min(adapted.losses) < 0.9 * adapted.losses[0]
     assert adapted.kept > 0
 
 
+def test_rounds_take_a_step_on_each_pair_in_turn(network: Any, pair: Pair) -> None:
+    """Two pairs for one round are two slices, the second on from the first."""
+    other = Pair(pair.truth, pair.start, None, 1.0)
+    rates = rates_of(network, 1e-3)
+    both = adapt(network, parameters_of(network), rates, [pair, other], AdaptSettings(1), FP32)
+    first = adapt(network, parameters_of(network), rates, [pair], AdaptSettings(1), FP32)
+    second = adapt(network, first.parameters, rates, [other], AdaptSettings(1), FP32)
+    assert both.kept == 1, "both losses fell"
+    for name, p in second.parameters.items():
+        torch.testing.assert_close(both.parameters[name], p)
+    begin = [loss_of(network, parameters_of(network), pair),
+             loss_of(network, first.parameters, other)]  # fmt: skip
+    assert both.losses[0] == pytest.approx(np.mean(begin))
+
+
 def test_a_rate_too_large_is_halved_until_it_helps(network: Any, pair: Pair) -> None:
     settings = AdaptSettings(60)
-    adapted = adapt(network, parameters_of(network), rates_of(network, 1e3), pair, settings, FP32)
+    adapted = adapt(network, parameters_of(network), rates_of(network, 1e3), [pair], settings, FP32)
     assert max(adapted.losses) > 1.5 * adapted.losses[0] or not np.isfinite(adapted.losses).all()
     assert min(adapted.losses) < adapted.losses[0]
 
@@ -95,7 +112,7 @@ def test_first_step_is_gradient_descent(network: Any, pair: Pair) -> None:
     start, truth = pair.start, pair.truth
     (start + network(start) - truth).abs().mean().backward()
     optimiser.step()
-    adapted = adapt(network, before, rates_of(network, 1e-3), pair, AdaptSettings(1), FP32)
+    adapted = adapt(network, before, rates_of(network, 1e-3), [pair], AdaptSettings(1), FP32)
     assert adapted.kept == 1
     for name, p in network.named_parameters():
         torch.testing.assert_close(adapted.parameters[name], p.detach(), rtol=1e-5, atol=1e-7)
@@ -104,14 +121,14 @@ def test_first_step_is_gradient_descent(network: Any, pair: Pair) -> None:
 def test_given_parameters_are_left_alone(network: Any, pair: Pair) -> None:
     before = parameters_of(network)
     copy = {name: p.clone() for name, p in before.items()}
-    adapted = adapt(network, before, rates_of(network, 1e-2), pair, AdaptSettings(3), FP32)
+    adapted = adapt(network, before, rates_of(network, 1e-2), [pair], AdaptSettings(3), FP32)
     assert all(torch.equal(before[name], copy[name]) for name in copy)
     assert any(not torch.equal(adapted.parameters[name], copy[name]) for name in copy)
 
 
 def test_zero_steps_keep_the_parameters(network: Any, pair: Pair) -> None:
     before = parameters_of(network)
-    adapted = adapt(network, before, rates_of(network, 1.0), pair, AdaptSettings(0), FP32)
+    adapted = adapt(network, before, rates_of(network, 1.0), [pair], AdaptSettings(0), FP32)
     assert adapted.kept == 0
     assert all(torch.equal(before[name], p) for name, p in adapted.parameters.items())
 

@@ -35,6 +35,7 @@ from mzsr_cli.imaging import degrade, kernels, start
 from mzsr_cli.learning import networks
 from mzsr_cli.learning.superresolve import Solver, Stage
 from mzsr_cli.learning.weights import Weights
+from mzsr_cli.pipeline.slices import spread_over
 from mzsr_cli.pipeline.upscale import upscale_cube
 from mzsr_cli.settings import (
     BACK_PROJECTIONS,
@@ -651,3 +652,41 @@ def test_strided_networks_with_guides_through_the_stages(
             high = torch.from_numpy(np.ascontiguousarray(part(whole[..., k]))).float()
             again = operator.apply(high[None])[0].numpy()
             assert np.abs(again - part(cube[..., k])).max() < 2e-3 * span
+
+
+# adapting to more than a slice -----------------------------------------------------------
+
+
+def test_adapting_modes_share_what_they_say(tmp_path: Path, weights: Path) -> None:
+    """Three equal slices: one answer from ``slice``, another, again one, from ``cube``, and one
+    after the other from ``warm``, which begins as ``slice`` does."""
+    cube = np.repeat(field((41, 37, 1)), 3, axis=2)
+    options = ("--scale", 2, "--weights", weights, "--steps", 3)
+    alone = result_of(cube, tmp_path, *options)
+    together = result_of(cube, tmp_path, *options, "--adapt", "cube")
+    warm = result_of(cube, tmp_path, *options, "--adapt", "warm")
+    span = np.ptp(cube)
+    for made in (alone, together):
+        assert np.array_equal(made[..., 0], made[..., 2])
+    assert np.abs(together - alone).max() > 1e-6 * span
+    assert np.array_equal(warm[..., 0], alone[..., 0])
+    assert np.abs(warm[..., 2] - warm[..., 1]).max() > 1e-6 * span
+
+
+def test_cube_adapting_looks_at_every_slice(tmp_path: Path, weights: Path) -> None:
+    """Another third slice changes the answer for the first."""
+    cube = field((41, 37, 3))
+    options = ("--scale", 2, "--weights", weights, "--steps", 2, "--adapt", "cube")
+    whole = result_of(cube, tmp_path, *options)
+    other = cube.copy()
+    other[..., 2] = field((41, 37, 1), seed=9)[..., 0] / 1e4
+    changed = result_of(other, tmp_path, *options)
+    assert np.abs(changed - whole)[..., 0].max() > 1e-7 * np.ptp(cube[..., 0])
+
+
+@pytest.mark.parametrize(("count", "most", "found"), [
+    (3, 5, [0, 1, 2]), (10, 4, [0, 3, 6, 9]), (7, 1, [3]), (9, 2, [0, 8]),
+])  # fmt: skip
+def test_slices_are_spread_evenly(count: int, most: int, found: list[int]) -> None:
+    assert spread_over(range(count), most) == found
+    assert spread_over(range(4, 4 + 2 * count, 2), most) == [4 + 2 * k for k in found]

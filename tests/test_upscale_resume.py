@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,14 @@ from upscale_files import H, S, W, content, field, load, names, save, tiny_weigh
 from mzsr_cli.cli import show
 from mzsr_cli.errors import ResumeError
 from mzsr_cli.pipeline.upscale import upscale_cube
-from mzsr_cli.settings import AdaptSettings, Method, Precision, UpscaleSettings, ZssrSettings
+from mzsr_cli.settings import (
+    Adapting,
+    AdaptSettings,
+    Method,
+    Precision,
+    UpscaleSettings,
+    ZssrSettings,
+)
 
 KINDS = ["c.npy", "c_v73.mat", "c.mat", "c.tif", "c.zarr", "c.h5", "c.npz"]
 
@@ -77,6 +85,21 @@ def test_resumed_equals_unbroken(tmp_path: Path, weights: Path, name: str, after
     assert [r["slice"] for r in record["slice_reports"]] == list(range(S))
     results = [whole.name, broken.name]
     assert names(tmp_path) == sorted([source.name, *results, *(f"{n}.json" for n in results)])
+
+
+@pytest.mark.parametrize("mode", list(Adapting))
+def test_resumed_equals_unbroken_however_adapted(
+    tmp_path: Path, weights: Path, mode: Adapting
+) -> None:
+    source = save(tmp_path / "c.npy", field((41, 37, 4)))
+    settings = settings_of(weights)
+    settings = replace(settings, adapt=replace(settings.adapt, mode=mode))
+    whole, broken = tmp_path / "whole.npy", tmp_path / "broken.npy"
+    upscale_cube(source, whole, settings)
+    with pytest.raises(KeyboardInterrupt):
+        upscale_cube(source, broken, settings, on_slice=StopAfter(2))
+    upscale_cube(source, broken, settings, resume=True)
+    assert digest(broken) == digest(whole)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float64"])

@@ -11,6 +11,7 @@ from mzsr_cli.cli import options as opt
 from mzsr_cli.cli import show
 from mzsr_cli.cli.batch import Batch
 from mzsr_cli.settings import (
+    Adapting,
     AdaptSettings,
     CheckSettings,
     ConsistencySettings,
@@ -34,6 +35,9 @@ _ADAPT = AdaptSettings()
 @click.option("--size", type=opt.Size(), metavar="ROWSxCOLS", help="Instead: size of a slice.")
 @click.option("--steps", type=click.IntRange(0), default=_ADAPT.steps,
               help="Gradient steps on the slice itself.")  # fmt: skip
+@click.option("--adapt", type=click.Choice([a.value for a in Adapting]),
+              default=_ADAPT.mode.value, help="Each slice to itself; once to the cube (rounds of "
+              "steps over its slices); or each on from the slice before.")  # fmt: skip
 @click.option("--method", type=click.Choice([m.value for m in Method]),
               help="[mzsr; zssr where no weights fit]")  # fmt: skip
 @click.option("--weights", metavar="NAME|PATH", help="[the shipped ones that fit best]")
@@ -148,7 +152,11 @@ def _settings(options: dict[str, Any]) -> UpscaleSettings:
         precision=Precision(options["precision"]),
         device=options["device"],
         seed=options["seed"],
-        adapt=AdaptSettings(steps=options["steps"], self_ensemble=options["self_ensemble"]),
+        adapt=AdaptSettings(
+            steps=options["steps"],
+            mode=Adapting(options["adapt"]),
+            self_ensemble=options["self_ensemble"],
+        ),
         check=CheckSettings(enabled=options["self_check"]),
         consistency=ConsistencySettings(enabled=options["consistency"] == "1"),
         tiles=TileSettings(side=options["tile"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -27,38 +28,59 @@ def adapt(
     network: Network,
     parameters: Parameters,
     rates: Parameters,
-    pair: Pair,
+    pairs: Sequence[Pair],
     settings: AdaptSettings,
     precision: Precision,
 ) -> Adapted:
-    """Lines 2-4 of Algorithm 2: ``steps`` gradient steps on the pair (son, LR).
+    """Lines 2-4 of Algorithm 2: ``steps`` rounds of one gradient step on each pair (son, LR), in
+    turn; there is one pair where a slice is adapted to itself.
 
-    The parameters with the lowest loss seen are kept. A step that makes the loss much worse (or
-    not finite) is taken back to them with the rates halved, so that any number of steps is safe.
+    The parameters before the round of the lowest mean loss are kept. A round that makes it much
+    worse (or not finite) is taken back to them with the rates halved, so that any number of steps
+    is safe.
     """
-    current = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+    current = parameters
     best = Adapted(parameters)
     lowest = math.inf
     for count in range(settings.steps + 1):
+        before = current
         if count < settings.steps:
-            loss, gradients = gradient(network, current, pair, precision, create_graph=False)
+            value, current = _round(network, before, rates, pairs, precision)
         else:
-            with torch.no_grad():
-                loss, gradients = pair_loss(network, current, pair, precision), {}
-        value = float(loss.detach())
+            value = _mean_loss(network, before, pairs, precision)
         best.losses.append(value)
         if value < lowest:
-            lowest, best.kept = value, count
-            best.parameters = {name: p.detach() for name, p in current.items()}
+            lowest, best.kept, best.parameters = value, count, before
         elif not value <= settings.worse * lowest:
             rates = {name: rate / 2 for name, rate in rates.items()}
-            current = {name: p.requires_grad_() for name, p in best.parameters.items()}
-            continue
-        if count < settings.steps:
-            stepped = step(current, gradients, rates)
-            current = {name: p.detach().requires_grad_() for name, p in stepped.items()}
+            current = best.parameters
     best.parameters = {name: p.detach() for name, p in best.parameters.items()}
     return best
+
+
+def _round(
+    network: Network,
+    parameters: Parameters,
+    rates: Parameters,
+    pairs: Sequence[Pair],
+    precision: Precision,
+) -> tuple[float, Parameters]:
+    """One gradient step on each pair in turn: the mean of the losses met, and the parameters."""
+    total = 0.0
+    for pair in pairs:
+        leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+        loss, gradients = gradient(network, leaves, pair, precision, create_graph=False)
+        parameters = {n: p.detach() for n, p in step(leaves, gradients, rates).items()}
+        total += float(loss.detach())
+    return total / len(pairs), parameters
+
+
+@torch.no_grad()
+def _mean_loss(
+    network: Network, parameters: Parameters, pairs: Sequence[Pair], precision: Precision
+) -> float:
+    losses = [float(pair_loss(network, parameters, pair, precision)) for pair in pairs]
+    return sum(losses) / len(losses)
 
 
 @torch.no_grad()

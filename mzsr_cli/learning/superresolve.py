@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -29,7 +29,14 @@ from mzsr_cli.learning.inner import Pair, Parameters
 from mzsr_cli.learning.patches import Physics, rounded, son_pair, told_of
 from mzsr_cli.learning.weights import Weights
 from mzsr_cli.learning.zssr import Zssr
-from mzsr_cli.settings import BACK_PROJECTIONS, Method, Precision, Sampling, UpscaleSettings
+from mzsr_cli.settings import (
+    BACK_PROJECTIONS,
+    Adapting,
+    Method,
+    Precision,
+    Sampling,
+    UpscaleSettings,
+)
 
 CLASSICAL = (
     Method.WIENER,
@@ -66,6 +73,16 @@ class Stage:
     operator: degrade.Degradation
     consistency: degrade.Consistency
     factor: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """LR planes (P, h, w) in [0, 1], the standard deviation of their rounding in the same units,
+    and what 0 has become where they are magnitudes."""
+
+    planes: torch.Tensor
+    noise: float
+    zero: float | None = None
 
 
 @dataclass
@@ -121,6 +138,8 @@ class Solver:
         self.device = device
         self._stages: dict[float, list[Stage]] = {}
         self._sons: dict[float, dict[tuple[int, int], Stage]] = {}
+        self._parameters: Parameters = weights.parameters() if weights is not None else {}
+        self._together: Adapted | None = None
 
     @property
     def _network(self) -> networks.Network:
@@ -246,6 +265,36 @@ class Solver:
         report.trust = 0.0
         return (final.image + other) / 2, report
 
+    # -- several slices ---------------------------------------------------------------------
+
+    def learn(self, slices: Iterable[Sample]) -> None:
+        """Adapt the parameters to the pairs (son, LR) of ``slices`` together; every slice that is
+        solved after begins and ends with them. Does nothing for methods without weights."""
+        if self.weights is None or self.settings.adapt.steps == 0:
+            return
+        pairs = [pair for pair in map(self._pair_of, slices) if pair is not None]
+        if pairs:
+            self._together = self._adapt(self._parameters, pairs)
+            self._parameters = self._together.parameters
+
+    def follow(self, sample: Sample) -> None:
+        """Let the parameters go on from a slice that needs no solving any more (``warm``)."""
+        pair = self._pair_of(sample) if self.weights is not None else None
+        if pair is not None and self.settings.adapt.steps > 0:
+            self._parameters = self._adapt(self._parameters, [pair]).parameters
+
+    def _pair_of(self, sample: Sample) -> Pair | None:
+        """What a slice is adapted to; None where its start leaves nothing to learn, or the son
+        is too small."""
+        planes, stages = sample.planes.to(self.device), self.stages(sample.noise)
+        if self._start(stages[-1], planes, sample.zero).complete:
+            return None
+        window = self._window(planes, self.settings.adapt.window)
+        own = self._son_pair(window, stages[0], sample.noise, sample.zero)
+        return own[0] if own is not None else None
+
+    # -- one stage after the other ----------------------------------------------------------
+
     def _added(
         self,
         parameters: Parameters,
@@ -304,15 +353,20 @@ class Solver:
     ) -> Parameters:
         """The parameters after lines 2-4 of Algorithm 2; notes steps, losses and the check."""
         assert self.weights is not None
-        parameters = self.weights.parameters()
+        parameters = self._parameters
         window = self._window(planes, self.settings.adapt.window)
         own = self._son_pair(window, stage, noise, zero)
         if own is None:
             return parameters
-        if self.settings.adapt.steps > 0:
-            adapted = self._adapt(parameters, own[0])
+        how = self.settings.adapt
+        if how.mode is Adapting.CUBE and self._together is not None:
+            report.steps, report.losses = self._together.kept, self._together.losses
+        elif how.mode is not Adapting.CUBE and how.steps > 0:
+            adapted = self._adapt(parameters, [own[0]])
             report.steps, report.losses = adapted.kept, adapted.losses
             parameters = adapted.parameters
+            if how.mode is Adapting.WARM:
+                self._parameters = parameters
         if self.settings.check.enabled:
             larger = self._window(planes, self.settings.check.window)
             own = self._son_pair(larger, stage, noise, zero) or own
@@ -393,12 +447,12 @@ class Solver:
         top, left = divmod(int(sums.argmax()), sums.shape[1])
         return planes[:, top : top + height, left : left + width]
 
-    def _adapt(self, parameters: Parameters, pair: Pair) -> Adapted:
+    def _adapt(self, parameters: Parameters, pairs: Sequence[Pair]) -> Adapted:
         assert self.weights is not None
         default = torch.tensor([self.settings.adapt.rate], device=self.device)
         rates = {name: self.weights.rates.get(name, default) for name in parameters}
         return adapt(
-            self.weights.network, parameters, rates, pair, self.settings.adapt, self.precision
+            self.weights.network, parameters, rates, pairs, self.settings.adapt, self.precision
         )
 
     def _check(

@@ -40,3 +40,12 @@ def _single(text: str, index: int, count: int) -> range:
     if not -count <= index < count:
         raise UsageError(f"--slices {text}: the cube has slices 0 to {count - 1} only.")
     return range(index % count, index % count + 1)
+
+
+def spread_over(slices: range, most: int) -> list[int]:
+    """At most ``most`` of the slices, evenly spread and in order, the first and last among them."""
+    if len(slices) <= most:
+        return list(slices)
+    if most == 1:
+        return [slices[len(slices) // 2]]
+    return [slices[round(i * (len(slices) - 1) / (most - 1))] for i in range(most)]

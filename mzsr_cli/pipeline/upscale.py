@@ -43,14 +43,15 @@ from mzsr_cli.imaging.normalize import (
 )
 from mzsr_cli.learning import catalog, runtime
 from mzsr_cli.learning.patches import ROUNDING
-from mzsr_cli.learning.superresolve import SliceReport, Solver
+from mzsr_cli.learning.superresolve import Sample, SliceReport, Solver
 from mzsr_cli.learning.weights import Weights, load_weights, read_header
 from mzsr_cli.pipeline.kernel_files import load_kernel
-from mzsr_cli.pipeline.slices import parse_slices
+from mzsr_cli.pipeline.slices import parse_slices, spread_over
 from mzsr_cli.pipeline.targets import provenance_path
 from mzsr_cli.settings import (
     SCALE_MAX,
     SCALE_MIN,
+    Adapting,
     DegradationMix,
     Method,
     NanPolicy,
@@ -365,9 +366,18 @@ def _solve_all(
 ) -> None:
     cube_range = _cube_range(reader, plan)
     solver = plan.solver()
+    adapting = plan.settings.adapt
+    if adapting.mode is Adapting.CUBE:
+        chosen = spread_over(plan.slices, adapting.cube_slices)
+        samples = (_sample(_clean(reader.read(k), plan, k), plan, cube_range) for k in chosen)
+        solver.learn(sample for sample in samples if sample is not None)
     done = [k for k in journal.finished if journal.matches(k, writer.read(k))]
     for position, k in enumerate(plan.slices):
         if position in done:
+            if adapting.mode is Adapting.WARM:
+                sample = _sample(_clean(reader.read(k), plan, k), plan, cube_range)
+                if sample is not None:
+                    solver.follow(sample)
             on_slice(position + 1, len(plan.slices), None)
             continue
         begin = time.monotonic()
@@ -402,22 +412,33 @@ class PlaneSolver(Protocol):
         ...
 
 
+def _mapping(planes: NDArray[Any], plan: Plan, cube_range: Range | None) -> Range:
+    return cube_range or slice_range(planes, plan.settings.normalize)
+
+
+def _sample(image: NDArray[Any], plan: Plan, cube_range: Range | None) -> Sample | None:
+    """One LR slice (h, w), normalised; None where it is constant."""
+    planes = planes_of(image)
+    mapping = _mapping(planes, plan, cube_range)
+    if mapping.span == 0:
+        return None
+    low = torch.from_numpy(mapping.forward(planes).astype(np.float32))
+    zero = mapping.zero(planes) if plan.magnitudes else None
+    return Sample(low, plan.rounding / mapping.span, zero)
+
+
 def solve_slice(
     solver: PlaneSolver, image: NDArray[Any], k: int, plan: Plan, cube_range: Range | None
 ) -> tuple[NDArray[Any], SliceReport]:
     """One LR slice (h, w) in its own units to HR (H, W), normalised there and back."""
-    settings = plan.settings
     planes = planes_of(image)
-    mapping = cube_range or slice_range(planes, settings.normalize)
-    if mapping.span == 0:
+    sample = _sample(image, plan, cube_range)
+    if sample is None:
         constant = np.broadcast_to(planes[:, :1, :1], (len(planes), *plan.shape[:2]))
         return slice_of(constant), SliceReport("constant")
-    noise = plan.rounding / mapping.span
-    low = torch.from_numpy(mapping.forward(planes).astype(np.float32))
-    zero = mapping.zero(planes) if plan.magnitudes else None
-    high, report = solver.solve(low, k, noise, zero)
-    result = mapping.inverse(high.cpu().numpy())
-    if settings.clip:
+    high, report = solver.solve(sample.planes, k, sample.noise, sample.zero)
+    result = _mapping(planes, plan, cube_range).inverse(high.cpu().numpy())
+    if plan.settings.clip:
         result = np.clip(result, planes.min(), planes.max())
     return slice_of(result), report
 
