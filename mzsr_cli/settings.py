@@ -75,11 +75,12 @@ class Adapting(StrEnum):
 
 
 class Loss(StrEnum):
-    """What training minimises: mean absolute error, or its root mean square. Either counts in
-    shares of the starting image's error."""
+    """What training minimises, each in shares of the starting image's error: mean absolute error,
+    root mean square, or the logarithm of that (what decibels count)."""
 
     L1 = "l1"
     RMS = "rms"
+    LOG = "log"
 
 
 class DegradationMix(StrEnum):
@@ -298,7 +299,7 @@ class CheckSettings:
     """dB, mean-free: the son still tells something where the best candidate gets below this."""
     hopeless_nmse: float = 0.0
     """dB, mean-free: above this the start is worse than the mean of the slice (critically sampled
-    or sparse data under direct sampling), and the best candidate wins."""
+    or sparse data)."""
     margin: float = 2.0
     """dB by which a classical method must beat the network to be chosen."""
     share_full: float = 0.6
@@ -308,10 +309,13 @@ class CheckSettings:
     added_none: float = 1.2
     """Where the pair is not informative: energy that the network adds over the error that the
     Wiener model expects of the start. A useful correction stays below 1; up to the first all of
-    it is kept, above the second none."""
-    direct_share: float = 0.5
-    """And after direct sampling this share of that, because aliases and detail look alike: on
-    simulated cubes the best share was 0.2 to 1 there, 0.7 to 1.3 after antialiased sampling."""
+    it is kept, above the second none ..."""
+    certain: tuple[float, float] = (-14.5, -16.0)
+    certain_hopeless: tuple[float, float] = (-20.5, -23.0)
+    """... as far as the model may be believed. Flat spectra look alike, whether the slice is
+    sampled at its limit (then the model is right) or aliased (then it claims far too much): a model
+    that expects an error above the first, in dB of the slice's variance, does not count, one below
+    the second counts in full. The other limits are for hopeless pairs."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -304,6 +305,7 @@ def test_root_mean_square_losses_are_shares_of_the_start() -> None:
     error = torch.tensor([[3.0, 4.0], [0.0, 5.0]], dtype=F64)
     task = Task("", pair(1), None, 0.1, base_square=50.0)
     assert float(relative_loss(error, task, Loss.RMS)) == pytest.approx((12.5 / 50) ** 0.5)
+    assert float(relative_loss(error, task, Loss.LOG)) == pytest.approx(-math.log(2))
     start = task.query.start - task.query.truth
     own = replace(task, base_square=float(start.square().mean()))
     assert float(relative_loss(start, own, Loss.RMS)) == pytest.approx(1)

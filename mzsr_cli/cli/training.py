@@ -71,7 +71,8 @@ _OPTIONS = (
     click.option("--guides", is_flag=True, help="Show a new strided network other "
                  "interpolations beside the starting image."),
     click.option("--loss", type=click.Choice([m.value for m in Loss]), default=_TRAIN.loss.value,
-                 help="Mean absolute error, or root mean square; in shares of the start's."),
+                 help="Mean absolute error, root mean square, or its logarithm; in shares of the "
+                 "start's."),
     click.option("--passes", type=click.IntRange(1), help="How often the network is applied, "
                  "consistency after each. [those of --init; 1]"),
     click.option("--learning-rate", type=click.FloatRange(0, 1, min_open=True),

@@ -113,10 +113,9 @@ def tiled_residual(
 class Verdict:
     """What the self-check found on the pair (son, LR).
 
-    ``chosen`` is the winner (of the classical ones where the pair is ``hopeless``), ``share`` the
-    part of the network's residual that the pair supports (0 to 1), ``informative`` whether the
-    pair tells anything, ``hopeless`` whether the start is worse than the slice's mean, ``nmse``
-    each candidate's in dB, mean-free.
+    ``chosen`` is the winner, ``share`` the part of the network's residual that the pair supports
+    (0 to 1), ``informative`` whether the pair tells anything, ``hopeless`` whether the start is
+    worse than the slice's mean, ``nmse`` each candidate's in dB, mean-free.
     """
 
     chosen: str
@@ -128,17 +127,27 @@ class Verdict:
     @property
     def overruled(self) -> bool:
         """Whether a classical method takes the network's place."""
-        return self.chosen != NETWORK and not self.hopeless
+        return self.chosen != NETWORK
 
     @property
     def unsupported(self) -> bool:
         """Whether the pair says nothing for or against the network, so that what it adds has to
         stay within what the Wiener model expects to be missing."""
-        return not self.informative and not self.hopeless
+        return not self.informative
 
 
 NETWORK, START = "network", "start"
 """Names of the network's result and of its starting image among the candidates."""
+
+
+def informs(
+    candidates: dict[str, torch.Tensor], truth: torch.Tensor, settings: CheckSettings
+) -> bool:
+    """Whether the pair tells anything: to methods without learning (the network may have been
+    adapted to it), of which ``candidates`` (P, h, w) come near the LR planes (P, h, w)."""
+    energy = float((truth - truth.mean()).square().sum())
+    found = [_nmse(image - truth, energy) for name, image in candidates.items() if name != NETWORK]
+    return min(found) < settings.informative_nmse
 
 
 def verdict(
@@ -149,11 +158,7 @@ def verdict(
 ) -> Verdict:
     """Compare candidates (P, h, w), among them NETWORK and START, with the LR planes (P, h, w).
 
-    - Where the start is worse than the slice's mean, nobody is trusted alone: the best classical
-      candidate is named, to be averaged with the network's result (after antialiased sampling,
-      where the slice may well be better than its son, with the start).
-    - Where the pair is informative (to methods without learning: the network has just been
-      adapted to it), the network's residual is scaled down if its least-squares
+    - Where the pair is informative, the network's residual is scaled down if its least-squares
       share is under ``share_full``, and a classical method wins that beats the result by
       ``margin``; but not on an ``oversampled`` slice, because its son is not oversampled.
     - Elsewhere the network stands: the verdict belongs to its training.
@@ -165,11 +170,8 @@ def verdict(
     supported = _nmse(scaled - truth, energy)
     hopeless = nmse[START] > settings.hopeless_nmse
     best = min((name for name in nmse if name != NETWORK), key=lambda name: nmse[name])
-    informative = nmse[best] < settings.informative_nmse
-    if hopeless:
-        return Verdict(best, 1.0, informative, True, nmse)
-    if not informative:
-        return Verdict(NETWORK, 1.0, False, False, nmse)
+    if hopeless or not informs(candidates, truth, settings):
+        return Verdict(NETWORK, 1.0, False, hopeless, nmse)
     overruled = nmse[best] < supported - settings.margin and not oversampled
     kept = min(1.0, share / settings.share_full)
     return Verdict(best if overruled else NETWORK, kept, True, False, nmse)
@@ -188,12 +190,25 @@ def _nmse(error: torch.Tensor, energy: float) -> float:
     return 10 * math.log10(found / max(energy, tiny))
 
 
-def kept_share(added: torch.Tensor, expected: float | None, settings: CheckSettings) -> float:
+def kept_share(
+    added: torch.Tensor,
+    expected: float | None,
+    variance: float,
+    hopeless: bool,
+    settings: CheckSettings,
+) -> float:
     """Part of what the network added (P, H, W) that is plausible, 0 to 1, given the mean-square
-    error that the Wiener model expects of the start: ramps down where the energies' ratio goes
-    from ``added_full`` to ``added_none``. 1 where there is no expectation."""
+    error that the Wiener model expects of the start, and the slice's ``variance``: ramps down
+    where the energies' ratio goes from ``added_full`` to ``added_none``, as far as the model
+    counts. 1 where there is no expectation."""
     if expected is None or not settings.enabled:
         return 1.0
     ratio = float(added.double().square().mean()) / max(expected, 1e-30)
-    span = settings.added_none - settings.added_full
-    return min(1.0, max(0.0, (settings.added_none - ratio) / span))
+    claim = 10 * math.log10(max(expected, 1e-30) / max(variance, 1e-30))
+    counts = _ramp(claim, *(settings.certain_hopeless if hopeless else settings.certain))
+    return 1 - counts * _ramp(ratio, settings.added_full, settings.added_none)
+
+
+def _ramp(value: float, none: float, full: float) -> float:
+    """0 at ``none``, 1 at ``full``, linear between."""
+    return min(1.0, max(0.0, (value - none) / (full - none)))

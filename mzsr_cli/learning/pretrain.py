@@ -21,7 +21,10 @@ def relative_weight(base_error: float) -> float:
 
 
 SQUARE_FLOOR = 1e-6
-"""Added to a task's mean-square base error where losses are relative root mean squares."""
+"""Added to mean-square errors where losses are relative root mean squares."""
+
+LOG_FLOOR = 1e-9
+"""The same where they are logarithms, which do not grow without bounds as the start improves."""
 
 
 def relative_loss(error: torch.Tensor, task: Task, loss: Loss) -> torch.Tensor:
@@ -29,6 +32,9 @@ def relative_loss(error: torch.Tensor, task: Task, loss: Loss) -> torch.Tensor:
     if loss is Loss.RMS:
         floored = error.square().mean() + SQUARE_FLOOR
         return (floored / (task.base_square + SQUARE_FLOOR)).sqrt()
+    if loss is Loss.LOG:
+        floored = error.square().mean() + LOG_FLOOR
+        return (floored / (task.base_square + LOG_FLOOR)).log() / 2
     return error.abs().mean() * relative_weight(task.base_error)
 
 

@@ -21,6 +21,7 @@ from mzsr_cli.learning.adapt import (
     Adapted,
     Verdict,
     adapt,
+    informs,
     kept_share,
     tiled_residual,
     verdict,
@@ -100,6 +101,7 @@ class SliceReport:
         report: dict[str, Any] = {"method": self.method}
         if self.losses:
             report |= {"steps": self.steps, "loss": [self.losses[0], min(self.losses)]}
+        if self.losses or self.check is not None:
             report["trust"] = round(self.trust, 4)
         if self.check is not None:
             report["check"] = {
@@ -140,6 +142,11 @@ class Solver:
         self._sons: dict[float, dict[tuple[int, int], Stage]] = {}
         self._parameters: Parameters = weights.parameters() if weights is not None else {}
         self._together: Adapted | None = None
+
+    @property
+    def _untouched(self) -> Parameters:
+        assert self.weights is not None
+        return self.weights.parameters()
 
     @property
     def _network(self) -> networks.Network:
@@ -247,23 +254,12 @@ class Solver:
             return final.image, report
         # 2-4. Adapt to the pair (son, LR) of the most detailed window; check on a larger one.
         parameters = self._adapted(planes, stages[0], noise, zero, report)
-        check, last = report.check, stages[-1]
-        direct = self.settings.sampling is Sampling.DIRECT
-        if check is None or not (check.overruled or check.hopeless):
-            # 5. Super-resolve.
-            return final.image + self._added(
-                parameters, planes, zero, stages, final, report
-            ), report
-        other, name = self._classical(check.chosen, last, planes, zero)
-        if check.overruled:
-            report.method = name
-            return other, report
-        # Hopeless pairs: nobody is trusted alone.
-        if direct:
-            added = self._added(parameters, planes, zero, stages, final, report)
-            return (final.image + added + other) / 2, report
-        report.trust = 0.0
-        return (final.image + other) / 2, report
+        if report.check is not None and report.check.overruled:
+            image, report.method = self._classical(report.check.chosen, stages[-1], planes, zero)
+            return image, report
+        # 5. Super-resolve.
+        added = self._added(parameters, planes, zero, stages, final, report)
+        return final.image + added, report
 
     # -- several slices ---------------------------------------------------------------------
 
@@ -284,14 +280,22 @@ class Solver:
             self._parameters = self._adapt(self._parameters, [pair]).parameters
 
     def _pair_of(self, sample: Sample) -> Pair | None:
-        """What a slice is adapted to; None where its start leaves nothing to learn, or the son
-        is too small."""
+        """What a slice is adapted to; None where its start leaves nothing to learn, the son is
+        too small or steps are not worthwhile."""
         planes, stages = sample.planes.to(self.device), self.stages(sample.noise)
         if self._start(stages[-1], planes, sample.zero).complete:
             return None
-        window = self._window(planes, self.settings.adapt.window)
-        own = self._son_pair(window, stages[0], sample.noise, sample.zero)
-        return own[0] if own is not None else None
+        made = [
+            self._son_pair(self._window(planes, side), stages[0], sample.noise, sample.zero)
+            for side in (self.settings.adapt.window, self.settings.check.window)
+        ]
+        own, checked = made[0], made[1] or made[0]
+        if own is None or checked is None:
+            return None
+        if self.settings.check.enabled:
+            rivals = self._rivals(*checked, sample.zero)
+            return own[0] if self._worthwhile(rivals, checked[0]) else None
+        return own[0]
 
     # -- one stage after the other ----------------------------------------------------------
 
@@ -321,13 +325,12 @@ class Solver:
             if stage is not stages[0] and self.settings.consistency.enabled:
                 added = stage.consistency.free(added)
             if check is not None and check.unsupported:
-                kept = kept_share(added, linear.expected, self.settings.check)
+                variance = float(planes.var())
+                kept = kept_share(
+                    added, linear.expected, variance, check.hopeless, self.settings.check
+                )
                 added, share = kept * added, share * kept
             report.trust = share * trust
-        direct = self.settings.sampling is Sampling.DIRECT
-        if check is not None and check.unsupported and direct and final.expected is not None:
-            most = self.settings.check.direct_share
-            added, report.trust = most * added, most * report.trust
         return added
 
     def _classical(
@@ -352,26 +355,40 @@ class Solver:
         report: SliceReport,
     ) -> Parameters:
         """The parameters after lines 2-4 of Algorithm 2; notes steps, losses and the check."""
-        assert self.weights is not None
-        parameters = self._parameters
-        window = self._window(planes, self.settings.adapt.window)
-        own = self._son_pair(window, stage, noise, zero)
+        own = self._son_pair(self._window(planes, self.settings.adapt.window), stage, noise, zero)
         if own is None:
-            return parameters
-        how = self.settings.adapt
-        if how.mode is Adapting.CUBE and self._together is not None:
-            report.steps, report.losses = self._together.kept, self._together.losses
-        elif how.mode is not Adapting.CUBE and how.steps > 0:
-            adapted = self._adapt(parameters, [own[0]])
-            report.steps, report.losses = adapted.kept, adapted.losses
-            parameters = adapted.parameters
-            if how.mode is Adapting.WARM:
-                self._parameters = parameters
-        if self.settings.check.enabled:
-            larger = self._window(planes, self.settings.check.window)
-            own = self._son_pair(larger, stage, noise, zero) or own
-            report.check = self._check(parameters, *own, zero)
+            return self._parameters
+        if not self.settings.check.enabled:
+            return self._stepped(own[0], report)
+        larger = self._window(planes, self.settings.check.window)
+        checked = self._son_pair(larger, stage, noise, zero) or own
+        rivals = self._rivals(*checked, zero)
+        worthwhile = self._worthwhile(rivals, checked[0])
+        parameters = self._stepped(own[0], report) if worthwhile else self._untouched
+        report.check = self._check(parameters, rivals, *checked)
         return parameters
+
+    def _worthwhile(self, rivals: dict[str, torch.Tensor], pair: Pair) -> bool:
+        """Whether steps on the pair may help: always after antialiased sampling; after direct
+        sampling, whose aliases change from scale to scale, where the pair tells something."""
+        if self.settings.sampling is Sampling.BICUBIC:
+            return True
+        return informs(rivals, pair.truth[:, 0], self.settings.check)
+
+    def _stepped(self, pair: Pair, report: SliceReport) -> Parameters:
+        """The parameters after the steps on a slice's ``pair``, or those of the whole cube."""
+        how = self.settings.adapt
+        if how.mode is Adapting.CUBE:
+            if self._together is not None:
+                report.steps, report.losses = self._together.kept, self._together.losses
+            return self._parameters
+        if how.steps == 0:
+            return self._parameters
+        adapted = self._adapt(self._parameters, [pair])
+        report.steps, report.losses = adapted.kept, adapted.losses
+        if how.mode is Adapting.WARM:
+            self._parameters = adapted.parameters
+        return adapted.parameters
 
     def _change(
         self,
@@ -455,18 +472,22 @@ class Solver:
             self.weights.network, parameters, rates, pairs, self.settings.adapt, self.precision
         )
 
-    def _check(
-        self, parameters: Parameters, pair: Pair, stage: Stage, zero: float | None
-    ) -> Verdict:
-        """Compare the adapted network with every classical method on the pair."""
+    def _rivals(self, pair: Pair, stage: Stage, zero: float | None) -> dict[str, torch.Tensor]:
+        """What the start and every classical method make of the pair's son (P, h, w)."""
         operator, consistency = stage.operator, stage.consistency
+        son = rounded(operator.apply(pair.truth[:, 0]), consistency.noise)
+        made = {
+            str(method): classical(method, operator, son, consistency, self.settings, zero)
+            for method in CLASSICAL[1:]
+        }
+        return {START: pair.start[:, 0]} | made
+
+    def _check(
+        self, parameters: Parameters, rivals: dict[str, torch.Tensor], pair: Pair, stage: Stage
+    ) -> Verdict:
+        """Compare the adapted network with its ``rivals`` on the pair."""
         truth, begin = pair.truth[:, 0], pair.start[:, 0]
         oversampled = gate.slice_trust(truth, (1.0, 1.0), self.settings.gate) < 1
-        son = rounded(operator.apply(truth), consistency.noise)
         change = self._change(parameters, begin, stage, pair.trust, pair.hints)
-        candidates = {NETWORK: begin + change, START: begin}
-        for method in CLASSICAL[1:]:
-            candidates[str(method)] = classical(
-                method, operator, son, consistency, self.settings, zero
-            )
+        candidates = {NETWORK: begin + change} | rivals
         return verdict(candidates, truth, oversampled, self.settings.check)
