@@ -443,6 +443,7 @@ class Extra(StrEnum):
     NYQUIST = "nyquist"
     TV = "tv"
     MZSR_PAPER = "mzsr-paper"
+    MZSR_ENSEMBLE = "mzsr+"
 
 
 @dataclass(frozen=True)

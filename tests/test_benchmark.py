@@ -114,6 +114,7 @@ METHODS = {
     "zssr": ["--method", "zssr", "--seed", 3],
     "mzsr:2": ["--steps", 2],
     "mzsr-paper:1": ["--steps", 1, "--consistency", 0, "--no-self-check"],
+    "mzsr+:1": ["--steps", 1, "--self-ensemble"],
 }
 
 
@@ -412,7 +413,8 @@ def test_methods_are_understood() -> None:
     plain = upscale_settings(parse_case("g2.0d"), parse_contender("mzsr:0"), settings_of())
     assert plain.consistency == UpscaleSettings().consistency and plain.adapt.steps == 0
     assert plain.kernel == "gaussian:2.0" and plain.sampling is Sampling.DIRECT
-    names = {*map(str, Method), *map(str, Extra)} - {"mzsr", "mzsr-paper"}
+    stepped = {"mzsr", "mzsr-paper", "mzsr+"}
+    names = {*map(str, Method), *map(str, Extra)} - stepped
     assert [parse_contender(name).name for name in sorted(names)] == sorted(names)
 
 

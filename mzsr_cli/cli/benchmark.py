@@ -31,9 +31,10 @@ _FILE = click.Path(dir_okay=False)
               f"{' '.join(CUBE_DEGRADATIONS)}]")  # fmt: skip
 @click.option("--method", "methods", multiple=True, metavar="METHOD",
               help="Methods of upscale, with mzsr:N for N steps; mzsr-paper:N (Algorithm 2 alone: "
-              "no consistency, no self-check), bicubic-paper (pixel-centred whatever the "
-              "sampling), tv (total variation), nyquist (no method: the truth without what the LR "
-              "grid cannot carry); repeat for more. "
+              "no consistency, no self-check), mzsr+:N (self-ensemble), bicubic-paper "
+              "(pixel-centred whatever the sampling), tv (total variation), "
+              "nyquist (no method: the truth without what the LR grid cannot carry); repeat for "
+              "more. "
               f"[{' '.join(_DEFAULTS.methods)}]")  # fmt: skip
 @click.option("--weights", metavar="NAME|PATH", help="[the shipped ones that fit best]")
 @click.option("--json", "record", type=_FILE, metavar="FILE",

@@ -28,7 +28,7 @@ _NAMED = {
 _GAUSSIAN = re.compile(r"g(\d+(?:\.\d+)?)([db])")
 _SAMPLINGS = {"d": Sampling.DIRECT, "b": Sampling.BICUBIC}
 
-STEPPED = (Method.MZSR, Extra.MZSR_PAPER)
+STEPPED = (Method.MZSR, Extra.MZSR_PAPER, Extra.MZSR_ENSEMBLE)
 """Methods that take a number of steps."""
 
 
@@ -114,7 +114,7 @@ def upscale_settings(
     ``bicubic-paper`` is cubic on the pixel-centred grid whatever the sampling was (Soh et al.,
     2020, table 1), ``nyquist`` no method but the truth itself, without what lies beyond the Nyquist
     limit of the LR grid: what bounds linear interpolation. ``mzsr-paper`` is Algorithm 2 alone: no
-    consistency, no self-check.
+    consistency, no self-check. ``mzsr+`` has the self-ensemble.
     """
     method = contender.method
     told = UpscaleSettings(
@@ -130,13 +130,14 @@ def upscale_settings(
         seed=settings.seed,
     )
     if contender.steps is not None:
-        told = replace(told, adapt=AdaptSettings(steps=contender.steps))
+        ensemble = method is Extra.MZSR_ENSEMBLE
+        adapting = AdaptSettings(steps=contender.steps, self_ensemble=ensemble)
+        told = replace(told, method=Method.MZSR, adapt=adapting)
     if method is Extra.BICUBIC_PAPER:
         return replace(told, kernel="none", sampling=Sampling.BICUBIC)
     if method is Extra.MZSR_PAPER:
         return replace(
             told,
-            method=Method.MZSR,
             consistency=ConsistencySettings(enabled=False),
             check=CheckSettings(enabled=False),
         )
