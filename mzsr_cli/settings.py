@@ -310,7 +310,7 @@ class CheckSettings:
     """Where the pair is not informative: energy that the network adds over the error that the
     Wiener model expects of the start. A useful correction stays below 1; up to the first all of
     it is kept, above the second none ..."""
-    certain: tuple[float, float] = (-14.5, -16.0)
+    certain: tuple[float, float] = (-14.3, -15.3)
     certain_hopeless: tuple[float, float] = (-20.5, -23.0)
     """... as far as the model may be believed. Flat spectra look alike, whether the slice is
     sampled at its limit (then the model is right) or aliased (then it claims far too much): a model
