@@ -305,8 +305,8 @@ class CheckSettings:
     share_full: float = 0.6
     """Least-squares share of the network's residual on the pair from which on all of it is kept:
     sons are harder than slices, so that the share is 0.6 to 0.9 where the residual is right."""
-    added_full: float = 0.6
-    added_none: float = 1.2
+    added_full: float = 0.2
+    added_none: float = 0.6
     """Where the pair is not informative: energy that the network adds over the error that the
     Wiener model expects of the start. A useful correction stays below 1; up to the first all of
     it is kept, above the second none ..."""
@@ -357,7 +357,9 @@ class TileSettings:
 
 @dataclass(frozen=True)
 class StageSettings:
-    """Gradual scales: no stage's factor exceeds ``factor_max``, nor what weights know."""
+    """Gradual scales: no stage's factor exceeds ``factor_max``, nor what weights know. They presume
+    that the slice resembles itself across scales: where its pair tells nothing, stages are as
+    long as the weights know."""
 
     factor_max: float = 2.0
 

@@ -23,6 +23,7 @@ from mzsr_cli.settings import (
     NetworkSettings,
     Precision,
     Sampling,
+    StageSettings,
     TileSettings,
     UpscaleSettings,
 )
@@ -424,3 +425,21 @@ def test_passes_over_tiles_are_passes_over_the_whole(passes: int) -> None:
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
     other, _ = mzsr(cube, tiles=TileSettings(512), **{**options, "passes": passes + 1})
     assert float((other - whole).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize(("factor", "long"), [(2.0, [2.0]), (4.0, [4.0]), (6.0, [4.0, 6.0])])
+def test_stages_are_long_where_the_pair_says_nothing(factor: float, long: list[float]) -> None:
+    """The weights know x4: no stage of x2 between. Informative pairs go gradually."""
+    cube = torch.from_numpy(np.random.default_rng(5).random((1, 24, 20))).float()
+    silent = CheckSettings(informative_nmse=-1e9, hopeless_nmse=1e9)
+    told = CheckSettings(informative_nmse=1e9, hopeless_nmse=1e9, margin=1e9)
+    made = {name: mzsr(cube, factor, steps=0, check=c)[0] for name, c in
+            {"silent": silent, "told": told}.items()}  # fmt: skip
+    alone = CheckSettings(enabled=False)
+    jump, _ = mzsr(cube, factor, steps=0, check=alone, stages=StageSettings(factor_max=4.0))
+    gradual, _ = mzsr(cube, factor, steps=0, check=alone)
+    differs = float((jump - gradual).abs().max()) > 1e-4
+    assert differs == (long != [2.0])
+    assert made["silent"].shape == jump.shape
+    near = {k: float((v - jump).abs().mean()) for k, v in made.items()}
+    assert near["silent"] <= near["told"]

@@ -138,7 +138,7 @@ class Solver:
         self.settings = settings
         self.precision = precision
         self.device = device
-        self._stages: dict[float, list[Stage]] = {}
+        self._stages: dict[tuple[float, bool], list[Stage]] = {}
         self._sons: dict[float, dict[tuple[int, int], Stage]] = {}
         self._parameters: Parameters = weights.parameters() if weights is not None else {}
         self._together: Adapted | None = None
@@ -156,23 +156,33 @@ class Solver:
     # -- grids ------------------------------------------------------------------------------
 
     @cached_property
+    def factor_known(self) -> float:
+        """Largest stage factor that the weights have been trained for."""
+        known = self.weights.facts.get("scales") if self.weights is not None else None
+        return max(float(s) for s in known or [self.settings.stages.factor_max])
+
+    @cached_property
     def factor_max(self) -> float:
-        """Largest stage factor: what the settings allow and the weights have been trained for."""
+        """Largest factor of gradual stages: what the settings allow and the weights know."""
         if self.method is Method.ZSSR:
             return self.settings.zssr.factor_max
         if self.weights is None:
             return max(self.scale)
-        known = self.weights.facts.get("scales") or [self.settings.stages.factor_max]
-        return min(self.settings.stages.factor_max, max(float(s) for s in known))
+        return min(self.settings.stages.factor_max, self.factor_known)
 
-    def stages(self, noise: float) -> list[Stage]:
-        """The grids from LR to HR, kept until a slice of another noise level comes."""
-        if noise not in self._stages:
-            self._stages = {noise: self._make_stages(noise)}
-        return self._stages[noise]
+    def stages(self, noise: float, gradual: bool = True) -> list[Stage]:
+        """The grids from LR to HR, ``gradual`` or in the longest steps that the weights know; kept
+        until a slice of another noise level comes."""
+        if (noise, True) not in self._stages:
+            self._stages = {(noise, True): self._make_stages(noise, self.factor_max)}
+        if gradual or self.factor_known <= self.factor_max:
+            return self._stages[noise, True]
+        if (noise, False) not in self._stages:
+            self._stages[noise, False] = self._make_stages(noise, self.factor_known)
+        return self._stages[noise, False]
 
-    def _make_stages(self, noise: float) -> list[Stage]:
-        scales = stage_scales(self.scale, self.factor_max)
+    def _make_stages(self, noise: float, factor_max: float) -> list[Stage]:
+        scales = stage_scales(self.scale, factor_max)
         made: list[Stage] = []
         before = (1.0, 1.0)
         for scale in scales:
@@ -257,7 +267,8 @@ class Solver:
         if report.check is not None and report.check.overruled:
             image, report.method = self._classical(report.check.chosen, stages[-1], planes, zero)
             return image, report
-        # 5. Super-resolve.
+        # 5. Super-resolve, gradually where the slice resembles its son.
+        stages = self.stages(noise, gradual=report.check is None or report.check.informative)
         added = self._added(parameters, planes, zero, stages, final, report)
         return final.image + added, report
 
