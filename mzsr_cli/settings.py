@@ -279,7 +279,7 @@ class AdaptSettings:
     window: int = 64
     """Largest side in LR pixels of the pair, about that of meta-training's support patches; of
     larger slices the most detailed window is taken."""
-    son_min: int = 8
+    son_min: int = 9
     """Smallest side of a son that is worth adapting to and checking with."""
     worse: float = 1.5
     """A step after which the loss exceeds this many times the best is taken back, rates halved."""
@@ -302,15 +302,23 @@ class CheckSettings:
     or sparse data)."""
     margin: float = 2.0
     """dB by which a classical method must beat the network to be chosen."""
+    gradual_gain: float = 0.5
+    """dB by which the network must beat its start on an informative pair for gradual scales."""
     share_full: float = 0.6
     """Least-squares share of the network's residual on the pair from which on all of it is kept:
     sons are harder than slices, so that the share is 0.6 to 0.9 where the residual is right."""
+    share_unchecked: float = 0.5
+    """Share of the network's residual that is kept where a slice is too small for a pair."""
+    gain_none: float = 0.05
+    gain_full: float = 0.3
+    """dB by which the network must beat its start on an informative pair: up to the first none of
+    its residual is kept, from the second on all of it."""
     added_full: float = 0.2
     added_none: float = 0.6
     """Where the pair is not informative: energy that the network adds over the error that the
     Wiener model expects of the start. A useful correction stays below 1; up to the first all of
     it is kept, above the second none ..."""
-    certain: tuple[float, float] = (-14.3, -15.3)
+    certain: tuple[float, float] = (-14.2, -14.7)
     certain_hopeless: tuple[float, float] = (-20.5, -23.0)
     """... as far as the model may be believed. Flat spectra look alike, whether the slice is
     sampled at its limit (then the model is right) or aliased (then it claims far too much): a model
@@ -358,7 +366,7 @@ class TileSettings:
 @dataclass(frozen=True)
 class StageSettings:
     """Gradual scales: no stage's factor exceeds ``factor_max``, nor what weights know. They presume
-    that the slice resembles itself across scales: where its pair tells nothing, stages are as
+    that the slice resembles itself across scales: where its pair does not show it, stages are as
     long as the weights know."""
 
     factor_max: float = 2.0

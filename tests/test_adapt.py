@@ -231,12 +231,23 @@ def test_share_is_what_the_pair_supports(judge: Judge, wanted: float) -> None:
     assert found.chosen == NETWORK
 
 
+def test_networks_that_gain_little_are_scaled_down(judge: Judge) -> None:
+    """By how many dB the best multiple of the residual beats the start."""
+    none, full = CHECK.gain_none, CHECK.gain_full
+    shares = [
+        judge(-20 - gain, -20.0).share for gain in (0.9 * none, (none + full) / 2, 1.1 * full)
+    ]
+    assert shares[0] == 0 and shares[1] == pytest.approx(0.5, abs=0.01) and shares[2] == 1
+    assert judge(-20 - 1.1 * CHECK.gradual_gain, -20.0).gradual
+    assert not judge(-20 - 0.9 * CHECK.gradual_gain, -20.0).gradual
+
+
 def test_share_stays_between_nothing_and_all(judge: Judge) -> None:
     missing = 0.1 * judge.one
     start = judge.truth - missing
     assert judge(start + 0.5 * missing, start).share == 1  # twice would be better still
     assert judge(start - missing, start).share == 0
-    assert judge(start, start).share == 1
+    assert judge(start, start).share == 0
 
 
 def test_a_perfect_candidate_and_a_constant_truth_have_figures() -> None:
@@ -356,7 +367,8 @@ def mzsr(
     made = Solver(
         low, (factor, factor), operator.hr_shape, kernels.delta(), Method.MZSR, weights,
         UpscaleSettings(
-            scale=(factor, factor), sampling=sampling, adapt=AdaptSettings(steps=steps), **settings
+            scale=(factor, factor), sampling=sampling, adapt=AdaptSettings(steps=steps, son_min=8),
+            **settings
         ),
         FP32, torch.device("cpu"),
     )  # fmt: skip
@@ -366,7 +378,8 @@ def mzsr(
 def test_slices_too_small_for_a_son_still_come_out(rng: np.random.Generator) -> None:
     image, report = mzsr(rng.random((1, 9, 9)))
     assert image.shape == (1, 18, 18) and torch.isfinite(image).all()
-    assert report.losses == [] and report.check is None
+    assert report.losses == [] and report.check is not None
+    assert report.check.unsupported and report.trust <= CHECK.share_unchecked
 
 
 def test_the_check_can_be_switched_off(rng: np.random.Generator) -> None:

@@ -115,7 +115,8 @@ class Verdict:
 
     ``chosen`` is the winner, ``share`` the part of the network's residual that the pair supports
     (0 to 1), ``informative`` whether the pair tells anything, ``hopeless`` whether the start is
-    worse than the slice's mean, ``nmse`` each candidate's in dB, mean-free.
+    worse than the slice's mean, ``nmse`` each candidate's in dB, mean-free. ``gradual`` says that
+    the slice resembles itself across scales: the network gains on an informative pair.
     """
 
     chosen: str
@@ -123,6 +124,7 @@ class Verdict:
     informative: bool
     hopeless: bool
     nmse: dict[str, float]
+    gradual: bool = False
 
     @property
     def overruled(self) -> bool:
@@ -159,8 +161,8 @@ def verdict(
     """Compare candidates (P, h, w), among them NETWORK and START, with the LR planes (P, h, w).
 
     - Where the pair is informative, the network's residual is scaled down if its least-squares
-      share is under ``share_full``, and a classical method wins that beats the result by
-      ``margin``; but not on an ``oversampled`` slice, because its son is not oversampled.
+      share is under ``share_full`` or it gains little, and a classical method wins that beats the
+      result by ``margin``; but not on an ``oversampled`` slice, whose son is not oversampled.
     - Elsewhere the network stands: the verdict belongs to its training.
     """
     energy = float((truth - truth.mean()).square().sum())
@@ -173,8 +175,16 @@ def verdict(
     if hopeless or not informs(candidates, truth, settings):
         return Verdict(NETWORK, 1.0, False, hopeless, nmse)
     overruled = nmse[best] < supported - settings.margin and not oversampled
+    gain = nmse[START] - supported
     kept = min(1.0, share / settings.share_full)
-    return Verdict(best if overruled else NETWORK, kept, True, False, nmse)
+    kept *= _ramp(gain, settings.gain_none, settings.gain_full)
+    gradual = gain >= settings.gradual_gain
+    return Verdict(best if overruled else NETWORK, kept, True, False, nmse, gradual)
+
+
+def no_verdict(settings: CheckSettings) -> Verdict:
+    """Of a slice that is too small for a pair."""
+    return Verdict(NETWORK, settings.share_unchecked, False, False, {})
 
 
 def _share(added: torch.Tensor, missing: torch.Tensor) -> float:

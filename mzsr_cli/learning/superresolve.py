@@ -23,6 +23,7 @@ from mzsr_cli.learning.adapt import (
     adapt,
     informs,
     kept_share,
+    no_verdict,
     tiled_residual,
     verdict,
 )
@@ -268,7 +269,7 @@ class Solver:
             image, report.method = self._classical(report.check.chosen, stages[-1], planes, zero)
             return image, report
         # 5. Super-resolve, gradually where the slice resembles its son.
-        stages = self.stages(noise, gradual=report.check is None or report.check.informative)
+        stages = self.stages(noise, gradual=report.check is None or report.check.gradual)
         added = self._added(parameters, planes, zero, stages, final, report)
         return final.image + added, report
 
@@ -368,7 +369,9 @@ class Solver:
         """The parameters after lines 2-4 of Algorithm 2; notes steps, losses and the check."""
         own = self._son_pair(self._window(planes, self.settings.adapt.window), stage, noise, zero)
         if own is None:
-            return self._parameters
+            check = self.settings.check
+            report.check = no_verdict(check) if check.enabled else None
+            return self._untouched
         if not self.settings.check.enabled:
             return self._stepped(own[0], report)
         larger = self._window(planes, self.settings.check.window)
