@@ -161,12 +161,15 @@ class Judge:
         """An image with that NMSE."""
         return self.truth + 10 ** (db / 20) * self.one
 
-    def __call__(self, network: Any, start: Any, oversampled: bool = False, **others: float) -> Any:
+    def __call__(
+        self, network: Any, start: Any, oversampled: bool = False, stretch: float = 1.0,
+        **others: float,
+    ) -> Any:  # fmt: skip
         images = {
             name: value if isinstance(value, torch.Tensor) else self.off(value)
             for name, value in {NETWORK: network, START: start, **others}.items()
         }
-        return verdict(images, self.truth, oversampled, CHECK)
+        return verdict(images, self.truth, oversampled, CHECK, stretch)
 
 
 @pytest.fixture
@@ -237,7 +240,11 @@ def test_networks_that_gain_little_are_scaled_down(judge: Judge) -> None:
     shares = [
         judge(-20 - gain, -20.0).share for gain in (0.9 * none, (none + full) / 2, 1.1 * full)
     ]
-    assert shares[0] == 0 and shares[1] == pytest.approx(0.5, abs=0.01) and shares[2] == 1
+    least = CHECK.share_ungained
+    assert shares == pytest.approx([least, (1 + least) / 2, 1], abs=0.01)
+    half = judge(-20 - (none + full) / 2 * 2, -20.0, stretch=2.0)
+    assert half.share == pytest.approx((1 + least) / 2, abs=0.01) and not half.gradual
+    assert judge(-20 - 1.1 * CHECK.gradual_gain, -20.0, stretch=9.0).share == 1
     assert judge(-20 - 1.1 * CHECK.gradual_gain, -20.0).gradual
     assert not judge(-20 - 0.9 * CHECK.gradual_gain, -20.0).gradual
 
@@ -247,7 +254,7 @@ def test_share_stays_between_nothing_and_all(judge: Judge) -> None:
     start = judge.truth - missing
     assert judge(start + 0.5 * missing, start).share == 1  # twice would be better still
     assert judge(start - missing, start).share == 0
-    assert judge(start, start).share == 0
+    assert judge(start, start).share == CHECK.share_ungained
 
 
 def test_a_perfect_candidate_and_a_constant_truth_have_figures() -> None:

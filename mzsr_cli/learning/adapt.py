@@ -157,12 +157,14 @@ def verdict(
     truth: torch.Tensor,
     oversampled: bool,
     settings: CheckSettings,
+    stretch: float = 1.0,
 ) -> Verdict:
     """Compare candidates (P, h, w), among them NETWORK and START, with the LR planes (P, h, w).
 
     - Where the pair is informative, the network's residual is scaled down if its least-squares
       share is under ``share_full`` or it gains little, and a classical method wins that beats the
       result by ``margin``; but not on an ``oversampled`` slice, whose son is not oversampled.
+      A gain counts less for a stage that is ``stretch`` times longer (in octaves) than the pair.
     - Elsewhere the network stands: the verdict belongs to its training.
     """
     energy = float((truth - truth.mean()).square().sum())
@@ -177,8 +179,10 @@ def verdict(
     overruled = nmse[best] < supported - settings.margin and not oversampled
     gain = nmse[START] - supported
     kept = min(1.0, share / settings.share_full)
-    kept *= _ramp(gain, settings.gain_none, settings.gain_full)
     gradual = gain >= settings.gradual_gain
+    counts = gain if gradual else gain / stretch
+    shown = _ramp(counts, settings.gain_none, settings.gain_full)
+    kept *= settings.share_ungained + (1 - settings.share_ungained) * shown
     return Verdict(best if overruled else NETWORK, kept, True, False, nmse, gradual)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -504,4 +505,10 @@ class Solver:
         oversampled = gate.slice_trust(truth, (1.0, 1.0), self.settings.gate) < 1
         change = self._change(parameters, begin, stage, pair.trust, pair.hints)
         candidates = {NETWORK: begin + change} | rivals
-        return verdict(candidates, truth, oversampled, self.settings.check)
+        return verdict(candidates, truth, oversampled, self.settings.check, self._stretch(stage))
+
+    def _stretch(self, pair: Stage) -> float:
+        """How much longer the first of the long stages is than the stage of the ``pair``, in
+        octaves."""
+        long = self.stages(pair.consistency.noise, gradual=False)[0]
+        return math.log(max(long.factor)) / math.log(max(pair.factor))
