@@ -248,7 +248,9 @@ class TrainSettings:
     """Recursions of the blocks; None: those of the weights it starts from."""
     loss: Loss = Loss.L1
     tasks: TaskSettings = field(default_factory=TaskSettings)
-    network: NetworkSettings = field(default_factory=NetworkSettings)
+    network: NetworkSettings = field(
+        default_factory=lambda: NetworkSettings(backbone=Backbone.STRIDED.value)
+    )
     consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
     precision: Precision = Precision.AUTO
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from upscale_files import field, load, run, save
 
 from mzsr_cli.imaging import degrade, hints, kernels
 from mzsr_cli.imaging.hints import FACTS, Hints
@@ -15,6 +17,7 @@ from mzsr_cli.imaging.symmetries import SYMMETRIES, turned
 from mzsr_cli.learning import networks
 from mzsr_cli.learning.adapt import tiled_residual
 from mzsr_cli.learning.inner import residual
+from mzsr_cli.learning.weights import load_weights
 from mzsr_cli.settings import (
     Backbone,
     ConsistencySettings,
@@ -166,3 +169,41 @@ def test_turned_facts_are_those_of_the_turned_kernel(which: int) -> None:
     found = Hints(None, told).turned(which).facts
     assert found is not None
     torch.testing.assert_close(found, hints.facts(operator, 1e-3, 0.0), rtol=0, atol=1e-5)
+
+
+# the command line ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--backbone", "mzsr", "--guides"),
+        ("--backbone", "mzsr", "--recursions", 2),
+        ("--init", "w.safetensors", "--guides"),
+        ("--init", "w.safetensors", "--backbone", "strided"),
+    ],
+)
+def test_options_that_do_not_go_together_are_usage_errors(
+    tmp_path: Path, options: tuple[object, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run("pretrain", tmp_path, "-o", tmp_path / "new.safetensors", *options)
+    assert code == 2 and "--guides" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("more", [(), ("--guides", "--recursions", 2, "--loss", "log")])
+def test_trained_by_the_commands_and_used(tmp_path: Path, more: tuple[object, ...]) -> None:
+    """Pretrain, meta-train, upscale: every step knows the architecture from the file."""
+    cube = save(tmp_path / "c.npy", field((48, 40, 2)))
+    quick = ("--iterations", 2, "--patch", 32, "--batch", 2, "-q", "--precision", "fp32")
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    assert run("pretrain", cube, "-o", first, *quick, *more) == 0
+    loss = more[-2:] if more else ()
+    assert run("meta-train", cube, "--init", first, "-o", second, *quick, *loss) == 0
+    found = load_weights(second)
+    assert found.settings.backbone == "strided" and found.settings.guides == (2 if more else 0)
+    assert found.settings.recursions == (2 if more else 1)
+    assert set(found.rates) == set(found.parameters())
+    options = ("--scale", 2, "--weights", second, "--no-self-check", "--steps", 1, "-q")
+    assert run("upscale", cube, *options, "-o", tmp_path / "out.npy") == 0
+    assert load(tmp_path / "out.npy").shape == (96, 80, 2)

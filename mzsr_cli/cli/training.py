@@ -65,7 +65,8 @@ _OPTIONS = (
     click.option("--direct", type=click.FloatRange(0, 1), default=_TASKS.direct_fraction,
                  help="Share of random tasks with direct sampling."),
     click.option("--backbone", type=click.Choice([b.value for b in Backbone]),
-                 help="Architecture of a new network. [that of --init; mzsr]"),
+                 help=f"Architecture of a new network; mzsr is the published one. "
+                 f"[that of --init; {_TRAIN.network.backbone}]"),
     click.option("--recursions", type=click.IntRange(1, 8), help="How often a strided network's "
                  "blocks are applied. [those of --init; 1]"),
     click.option("--guides", is_flag=True, help="Show a new strided network other "
@@ -128,11 +129,11 @@ def train_settings(
 
 def _network(options: dict[str, Any]) -> NetworkSettings:
     """The architecture of a new network. Raises UsageError where --init brings one already."""
-    backbone = Backbone(options["backbone"] or NetworkSettings().backbone)
+    backbone = Backbone(options["backbone"] or _TRAIN.network.backbone)
     if options["init"] and (options["backbone"] or options["guides"]):
         raise UsageError("--init brings its own backbone. Leave out --backbone and --guides.")
-    if options["guides"] and backbone is not Backbone.STRIDED:
-        raise UsageError("--guides: only --backbone strided looks at them.")
+    if backbone is not Backbone.STRIDED and (options["guides"] or options["recursions"]):
+        raise UsageError("--guides and --recursions: only --backbone strided has them.")
     return NetworkSettings(
         backbone=backbone.value,
         guides=GUIDES if options["guides"] else 0,

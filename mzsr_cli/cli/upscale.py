@@ -65,7 +65,7 @@ _ADAPT = AdaptSettings()
 @click.option("--stage-max", type=click.FloatRange(1.1, 32), default=StageSettings().factor_max,
               help="Largest factor of one stage.")  # fmt: skip
 @click.option("--tile", type=click.IntRange(32), default=TileSettings().side,
-              help="Side of a tile in pixels (memory).")  # fmt: skip
+              help="Side of a tile in pixels of the network's grid (memory).")  # fmt: skip
 @opt.device_option
 @opt.precision_option
 @opt.seed_option
