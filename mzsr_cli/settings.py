@@ -65,6 +65,10 @@ class Backbone(StrEnum):
     STRIDED = "strided"
 
 
+GUIDES = 2
+"""Interpolations that a network which looks at guides is shown (imaging.hints)."""
+
+
 class Adapting(StrEnum):
     """What the parameters are adapted to: each slice by itself, the cube's slices together, or each
     slice on from what the slice before has left (its results depend on the order)."""

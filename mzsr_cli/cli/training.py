@@ -12,6 +12,7 @@ from mzsr_cli.cli import show
 from mzsr_cli.cli.options import Duration, device_option, precision_option, seed_option
 from mzsr_cli.errors import UsageError
 from mzsr_cli.settings import (
+    GUIDES,
     Backbone,
     ConsistencySettings,
     DegradationMix,
@@ -23,9 +24,6 @@ from mzsr_cli.settings import (
     TaskSettings,
     TrainSettings,
 )
-
-GUIDES = 2
-"""Guides of a network that looks at them (imaging.hints)."""
 
 _TRAIN = TrainSettings()
 _TASKS = TaskSettings()
