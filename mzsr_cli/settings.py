@@ -87,6 +87,14 @@ class Loss(StrEnum):
     LOG = "log"
 
 
+class Optimizer(StrEnum):
+    """What takes the outer steps of a training: Adam on everything, or Muon on the convolutions
+    between features (learning.muon) and Adam on the rest."""
+
+    ADAM = "adam"
+    MUON = "muon"
+
+
 class DegradationMix(StrEnum):
     """From which degradations a training draws its pairs."""
 
@@ -234,6 +242,10 @@ class TrainSettings:
     batch: int = 8
     learning_rate: float = 1e-3
     learning_rate_min: float = 1e-5
+    optimizer: Optimizer = Optimizer.MUON
+    muon_factor: float = 2.0
+    """Muon's rate in learning rates. After 200 iterations on photographs 2 and 4 were alike, 8
+    worse."""
     inner_rate_factor: float = 30.0
     """Learning rate of the logarithms of the inner step sizes, in learning rates."""
     warmup: int = 100

@@ -39,7 +39,7 @@ from mzsr_cli.settings import (
 )
 
 CPU = torch.device("cpu")
-NETWORK = NetworkSettings(depth=2, width=3)
+NETWORK = NetworkSettings(depth=3, width=9)
 TASKS = TaskSettings(patch=24, scales=(2.0,))
 SETTINGS = TrainSettings(
     iterations=6, batch=2, warmup=2, tasks=TASKS, network=NETWORK, precision=Precision.FP32
@@ -272,14 +272,15 @@ def test_interrupted_between_step_and_count(
     broken = tmp_path / "broken"
     broken.mkdir()
     trainer, step = trainer_for(broken)
-    adam_step = trainer.adam.step
+    first = trainer.optimizers[0]
+    adam_step = first.step
 
     def struck() -> None:
         adam_step()
         if trainer.iteration == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer.adam, "step", struck)
+    monkeypatch.setattr(first, "step", struck)
     trainer.settings = replace(SETTINGS, checkpoint_every=0.0)
     with pytest.raises(KeyboardInterrupt):
         trainer.train(step, blind, ignore)

@@ -20,6 +20,7 @@ from mzsr_cli.settings import (
     Loss,
     MetaSettings,
     NetworkSettings,
+    Optimizer,
     Precision,
     TaskSettings,
     TrainSettings,
@@ -74,6 +75,9 @@ _OPTIONS = (
                  "start's."),
     click.option("--passes", type=click.IntRange(1), help="How often the network is applied, "
                  "consistency after each. [those of --init; 1]"),
+    click.option("--optimizer", type=click.Choice([m.value for m in Optimizer]),
+                 default=_TRAIN.optimizer.value, help="Adam for everything, or Muon for the "
+                 "convolutions between features."),
     click.option("--learning-rate", type=click.FloatRange(0, 1, min_open=True),
                  default=_TRAIN.learning_rate, help="Adam's step size at the start."),
     click.option("--consistency", type=click.Choice(["0", "1"]), default="1",
@@ -111,6 +115,7 @@ def train_settings(
         iterations=options["iterations"],
         batch=options["batch"] or default_batch,
         learning_rate=options["learning_rate"],
+        optimizer=Optimizer(options["optimizer"]),
         seed=options["seed"],
         max_time=options["max_time"],
         checkpoint_every=options["checkpoint_every"],

@@ -14,9 +14,10 @@ import torch
 
 from mzsr_cli.learning.checkpoint import load_checkpoint, save_checkpoint
 from mzsr_cli.learning.inner import Parameters
+from mzsr_cli.learning.muon import Muon, is_hidden
 from mzsr_cli.learning.networks import Network
 from mzsr_cli.learning.weights import save_weights
-from mzsr_cli.settings import TrainSettings
+from mzsr_cli.settings import Optimizer, TrainSettings
 
 GradientStep = Callable[[int, float], dict[str, float]]
 """(iteration, progress in [0, 1]) -> figures; leaves gradients in the leaves' ``.grad``."""
@@ -53,9 +54,29 @@ class Run:
         return self.output.with_suffix(".jsonl")
 
 
+def _optimizers(
+    network: Network, rates: list[torch.Tensor], settings: TrainSettings
+) -> list[torch.optim.Optimizer]:
+    """Adam on the network's parameters and the logarithms of step sizes; with Muon, that on the
+    convolutions between features. Each group's ``factor`` multiplies the learning rate."""
+    rate, parameters = settings.learning_rate, list(network.parameters())
+    hidden: list[torch.Tensor] = []
+    if settings.optimizer is Optimizer.MUON:
+        hidden = [p for p in parameters if is_hidden(p)]
+        parameters = [p for p in parameters if not is_hidden(p)]
+    groups = [{"params": parameters, "factor": 1.0}]
+    if rates:
+        groups.append({"params": rates, "factor": settings.inner_rate_factor})
+    adam: torch.optim.Optimizer = torch.optim.Adam(groups, lr=rate)
+    if not hidden:
+        return [adam]
+    return [adam, Muon([{"params": hidden, "factor": settings.muon_factor}], lr=rate)]
+
+
 class Trainer:
-    """Adam on the leaves (network parameters and log step sizes), with warm-up, cosine decay,
-    gradient clipping and a running average of the leaves that is validated and exported.
+    """Gradient descent on the leaves (network parameters and log step sizes) by Adam or Muon, with
+    warm-up, cosine decay, gradient clipping and a running average of the leaves that is validated
+    and exported.
 
     All randomness is drawn from (seed, iteration), so that a resumed run is an unbroken one.
     With ``max_time`` the schedule follows the clock instead of the iterations.
@@ -78,11 +99,7 @@ class Trainer:
             f"rate.{n}": r for n, r in self.log_rates.items()
         }
         self.average = {n: p.detach().clone() for n, p in self.leaves.items()}
-        groups = [{"params": list(network.parameters()), "factor": 1.0}]
-        if self.log_rates:
-            rates = list(self.log_rates.values())
-            groups.append({"params": rates, "factor": settings.inner_rate_factor})
-        self.adam = torch.optim.Adam(groups, lr=settings.learning_rate)
+        self.optimizers = _optimizers(network, list(self.log_rates.values()), settings)
         self.iteration = 0
         self.elapsed = 0.0
         self.best: dict[str, float] = {}
@@ -129,7 +146,7 @@ class Trainer:
                 "fingerprint": self.fingerprint(),
                 "leaves": {n: p.detach().clone() for n, p in self.leaves.items()},
                 "average": self.average,
-                "adam": self.adam.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "iteration": self.iteration,
                 "elapsed": self.elapsed,
                 "best": self.best,
@@ -153,7 +170,8 @@ class Trainer:
                 leaf.copy_(state["leaves"][name])
         device = next(iter(self.leaves.values())).device
         self.average = {n: p.to(device) for n, p in state["average"].items()}
-        self.adam.load_state_dict(state["adam"])
+        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         self.iteration, self.elapsed = state["iteration"], state["elapsed"]
         self.best = state["best"]
 
@@ -171,15 +189,17 @@ class Trainer:
 
     def update(self, gradient_step: GradientStep) -> dict[str, float]:
         """One outer update; returns its figures."""
-        self.adam.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         figures = gradient_step(self.iteration, self.progress())
         norm = torch.nn.utils.clip_grad_norm_(
             [p for p in self.leaves.values() if p.grad is not None], self.settings.clip_norm
         )
-        for group in self.adam.param_groups:
-            group["lr"] = self.rate() * group["factor"]
         self._whole = False
-        self.adam.step()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate() * group["factor"]
+            optimizer.step()
         keep = min(self.settings.average, (1 + self.iteration) / (10 + self.iteration))
         with torch.no_grad():
             for name, leaf in self.leaves.items():

@@ -276,6 +276,7 @@ def _facts(
         "patch": tasks.patch,
         "batch": settings.batch,
         "learning_rate": settings.learning_rate,
+        "optimizer": str(settings.optimizer),
         "loss": str(settings.loss),
         "seed": settings.seed,
         "consistency": settings.consistency.enabled,
