@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from mzsr_cli.imaging import degrade, kernels
-from mzsr_cli.imaging.hints import Hints
 from mzsr_cli.learning import networks
 from mzsr_cli.learning.adapt import NETWORK, START, adapt, kept_share, tiled_residual, verdict
 from mzsr_cli.learning.inner import Pair, pair_loss
+from mzsr_cli.learning.seen import Whole
 from mzsr_cli.learning.superresolve import Solver
 from mzsr_cli.settings import (
     AdaptSettings,
@@ -139,7 +139,7 @@ def test_tiles_cover_the_whole(network: Any, rng: np.random.Generator, side: int
     with torch.no_grad():
         whole = network(planes[:, None])[:, 0]
     tiled = tiled_residual(
-        network, parameters_of(network), planes, TileSettings(side), FP32, Hints()
+        network, parameters_of(network), Whole(planes), TileSettings(side), FP32, None
     )
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
 

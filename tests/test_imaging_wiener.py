@@ -180,7 +180,10 @@ def test_starting_image_without_kernel_is_the_wiener_answer(rng: np.random.Gener
 def test_carried_adds_on_the_right_grid(sampling: Sampling) -> None:
     """A ramp that the stage before added lies where that stage's grid lies, inside."""
     before = torch.arange(20, dtype=F64).expand(1, 18, 20)
-    carried = start.carried(torch.ones(1, 36, 50, dtype=F64), before, (2.0, 2.5), sampling)
+    found = start.carried(before, (36, 50), (2.0, 2.5), sampling)
+    carried = found.add_to(torch.ones(1, 36, 50, dtype=F64))
+    part = found.at(slice(5, 30), slice(11, 42))
+    torch.testing.assert_close(carried[:, 5:30, 11:42], 1 + part)
     index = np.arange(50)
     at = index / 2.5 if sampling is Sampling.DIRECT else (index + 0.5) / 2.5 - 0.5
     inside = slice(6, 42)

@@ -17,6 +17,7 @@ from mzsr_cli.imaging.symmetries import SYMMETRIES, turned
 from mzsr_cli.learning import networks
 from mzsr_cli.learning.adapt import tiled_residual
 from mzsr_cli.learning.inner import residual
+from mzsr_cli.learning.seen import Whole
 from mzsr_cli.learning.weights import load_weights
 from mzsr_cli.settings import (
     Backbone,
@@ -74,7 +75,9 @@ def test_tiled_is_whole(shape: tuple[int, int, int]) -> None:
     told = Hints(guides, random(FACTS, seed=2))
     parameters = {name: p.detach() for name, p in network.named_parameters()}
     whole = residual(network, parameters, planes[:, None], FP32, told)[:, 0]
-    parts = tiled_residual(network, parameters, planes, TileSettings(7), FP32, told)
+    parts = tiled_residual(
+        network, parameters, Whole(planes, told.guides), TileSettings(7), FP32, told.facts
+    )
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
 
 

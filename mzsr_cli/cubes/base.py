@@ -175,9 +175,11 @@ class MappedWriter(SliceWriter):
         return np.ndarray(shape, dtype, self._map, offset, order="F" if order == "F" else "C")
 
     def sync(self) -> None:
-        """See SliceWriter.sync."""
+        """See SliceWriter.sync. What is durable need not stay in this process's memory."""
         assert self._map is not None
         self._map.flush()
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     def finish(self) -> None:
         """Drop the map; the arrays that look at it keep it alive until they go."""

@@ -67,7 +67,7 @@ def journal_header(info: CubeInfo, settings: Mapping[str, Any]) -> dict[str, Any
 
 def slice_digest(plane: Array) -> str:
     """sha256 of a slice's bytes in C order."""
-    return hashlib.sha256(np.ascontiguousarray(plane).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(plane).view(np.uint8).data).hexdigest()
 
 
 class Journal:

@@ -8,6 +8,7 @@ r of about 8. All maps here are linear and act on the last two axes of real tens
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,6 +18,7 @@ from scipy import sparse
 
 from mzsr_cli.imaging import resize
 from mzsr_cli.imaging.kernels import Kernel
+from mzsr_cli.imaging.products import Products, bands
 from mzsr_cli.imaging.resize import Matrix
 from mzsr_cli.settings import ConsistencySettings, Method, Sampling
 
@@ -89,6 +91,30 @@ class Degradation:
         first, *rest = (resize.separable(y, rows.mT, cols.mT) for rows, cols in self._terms)
         return sum(rest, start=first)
 
+    def applied(self, image: Products) -> torch.Tensor:
+        """A x of an image that is a sum of products: (P, h, w)."""
+        parts = [
+            (rows @ left) @ (right @ cols.mT)
+            for rows, cols in self._terms
+            for left, right in image.terms
+        ]
+        return torch.stack(parts).sum(0)
+
+    def apply_to(
+        self, x: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """A f(x): HR (P, H, W) to (P, h, w), for a pointwise f, band by band."""
+        total = x.new_zeros(len(x), *self.lr_shape)
+        for band in bands(x):
+            part = change(x[:, band])
+            for rows, cols in self._terms:
+                total += rows[:, band] @ (part @ cols.mT)
+        return total
+
+    def adjoint_products(self, y: torch.Tensor) -> Products:
+        """A^T y of (P, h, w), not yet evaluated."""
+        return Products(tuple((rows.mT, y @ cols) for rows, cols in self._terms))
+
     @cached_property
     def _interpolators(self) -> dict[tuple[Method, float], tuple[torch.Tensor, torch.Tensor]]:
         return {}
@@ -96,12 +122,22 @@ class Degradation:
     def interpolate(self, y: torch.Tensor, method: Method, damping: float) -> torch.Tensor:
         """LR (..., h, w) to HR (..., H, W) by ``bicubic``, ``spline`` or ``bandlimited``, on the
         grid that the sampling implies. ``damping`` bounds the band-limited division."""
-        key = (method, damping if method is Method.BANDLIMITED else 0.0)
-        if key not in self._interpolators:
-            self._interpolators[key] = self._interpolator(method, damping)
-        return resize.separable(y, *self._interpolators[key])
+        return resize.separable(y, *self._interpolator(method, damping))
+
+    def interpolation(self, y: torch.Tensor, method: Method, damping: float) -> Products:
+        """The same of (P, h, w), not yet evaluated."""
+        rows, cols = self._interpolator(method, damping)
+        return Products(((rows, y @ cols.mT),))
 
     def _interpolator(self, method: Method, damping: float) -> tuple[torch.Tensor, torch.Tensor]:
+        key = (method, damping if method is Method.BANDLIMITED else 0.0)
+        if key not in self._interpolators:
+            self._interpolators[key] = self._make_interpolator(method, damping)
+        return self._interpolators[key]
+
+    def _make_interpolator(
+        self, method: Method, damping: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         pair = []
         for axis in (0, 1):
             lr, hr, s = self.lr_shape[axis], self.hr_shape[axis], self.scale[axis]
@@ -150,11 +186,6 @@ class Consistency:
         operator = replace(self.operator, device=device, dtype=dtype)
         return Consistency(operator, self.settings, self.noise)
 
-    @cached_property
-    def double(self) -> Consistency:
-        """The same projection on the processor in double precision."""
-        return self.to(CPU, torch.float64)
-
     def _decompose(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         (rows, cols), tensor = self.operator.axis_terms[0], self.operator._tensor
         d_rows, u_rows = np.linalg.eigh(rows @ rows.T)
@@ -192,6 +223,20 @@ class Consistency:
     def restore(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """x + B (y - A x): HR (..., H, W) made to explain LR y (..., h, w)."""
         return x + self._back(y - self.operator.apply(x))
+
+    def explained(self, y: torch.Tensor, x: Products) -> Products:
+        """``restore(y, x)`` of (P, h, w) and an image not yet evaluated."""
+        return x + self.operator.adjoint_products(self._solve(y - self.operator.applied(x)))
+
+    def restore_(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """``restore(y, x)`` of (P, h, w) and (P, H, W), in the place of x."""
+        missing = self._solve(y - self.operator.apply(x))
+        return self.operator.adjoint_products(missing).add_to(x)
+
+    def free_(self, v: torch.Tensor) -> torch.Tensor:
+        """``free(v)`` of (P, H, W), in the place of v; not differentiable."""
+        seen = self._solve(self.operator.apply(v))
+        return self.operator.adjoint_products(seen).add_to(v, -1.0)
 
     def free(self, v: torch.Tensor) -> torch.Tensor:
         """v - B A v for HR v (..., H, W); differentiable to any order."""

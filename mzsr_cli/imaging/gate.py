@@ -9,10 +9,14 @@ from mzsr_cli.imaging.wiener import periodogram
 from mzsr_cli.settings import GateSettings
 
 
-def tail(planes: torch.Tensor, axis: int, nyquist: float, settings: GateSettings) -> float:
+def tail(
+    planes: torch.Tensor, axis: int, nyquist: float, settings: GateSettings, every: int = 1
+) -> float:
     """RMS that planes (P, H, W) carry along ``axis`` (1 or 2) in the top band below ``nyquist``
-    (a fraction of their own). Hann-windowed, so that borders do not count as detail."""
-    image = planes.detach().cpu().double().numpy()
+    (a fraction of their own), from one line in ``every``. Hann-windowed, so that borders do not
+    count as detail."""
+    lines = planes[:, :, every // 2 :: every] if axis == 1 else planes[:, every // 2 :: every]
+    image = lines.detach().cpu().double().numpy()
     power = periodogram(image, axis, padding=1)
     at = np.linspace(0, 1, len(power))
     band = (at >= settings.band * nyquist) & (at <= nyquist)
@@ -26,10 +30,11 @@ def trust(tail_rms: float, settings: GateSettings) -> float:
 
 
 def slice_trust(planes: torch.Tensor, scale: tuple[float, float], settings: GateSettings) -> float:
-    """Trust for planes (P, H, W) that were interpolated by ``scale``: the larger of the axes'."""
+    """Trust for planes (P, H, W) that were interpolated by ``scale``: the larger of the axes'.
+    One line is looked at for each sample of the other axis, whose lines are that much alike."""
     if not settings.enabled:
         return 1.0
     return max(
-        trust(tail(planes, axis, 1 / factor, settings), settings)
-        for axis, factor in ((1, scale[0]), (2, scale[1]))
+        trust(tail(planes, axis, 1 / along, settings, max(1, int(across))), settings)
+        for axis, along, across in ((1, *scale), (2, *scale[::-1]))
     )

@@ -15,6 +15,7 @@ import torch
 
 from mzsr_cli.imaging.degrade import Consistency, Degradation
 from mzsr_cli.imaging.kernels import Kernel
+from mzsr_cli.imaging.products import Products
 from mzsr_cli.imaging.symmetries import turned
 from mzsr_cli.settings import Method, Sampling
 
@@ -63,11 +64,18 @@ def guides(
 ) -> torch.Tensor:
     """Each of ``guide_methods`` made to explain LR planes y (P, h, w), less ``start`` (P, H, W):
     (P, 2, H, W)."""
-    shown = [
-        consistency.restore(y, operator.interpolate(y, method, consistency.damping)) - start
-        for method in guide_methods(operator.sampling)
-    ]
+    shown = [image.whole() - start for image in guide_images(operator, y, consistency)]
     return torch.stack(shown, 1)
+
+
+def guide_images(
+    operator: Degradation, y: torch.Tensor, consistency: Consistency
+) -> tuple[Products, ...]:
+    """Each of ``guide_methods`` made to explain LR planes y (P, h, w), not yet evaluated."""
+    return tuple(
+        consistency.explained(y, operator.interpolation(y, method, consistency.damping))
+        for method in guide_methods(operator.sampling)
+    )
 
 
 def kernel_covariance(kernel: Kernel) -> tuple[float, float, float]:

@@ -102,3 +102,26 @@ def cast(image: NDArray[np.generic], dtype: np.dtype) -> NDArray[np.generic]:
     if dtype.kind in "iu":
         return _saturated(np.rint(image.real), dtype)
     return image.astype(dtype)
+
+
+ROWS = 256
+"""Rows of an HR slice that are brought back to their own units at a time."""
+
+
+def restored(
+    planes: NDArray[np.floating],
+    mapping: Range,
+    dtype: np.dtype[Any],
+    limits: tuple[float, float] | None = None,
+) -> NDArray[Any]:
+    """Planes (P, H, W) in [0, 1] as a slice (H, W) in its own units and of ``dtype`` (see
+    :func:`cast`), cut to ``limits``; in double precision, band by band."""
+    height, width = planes.shape[1:]
+    image = np.empty((height, width), dtype)
+    for top in range(0, height, ROWS):
+        rows = slice(top, top + ROWS)
+        band = mapping.inverse(planes[:, rows])
+        if limits is not None:
+            band = np.clip(band, *limits)
+        image[rows] = cast(slice_of(band), dtype)
+    return image

@@ -94,16 +94,26 @@ def cubic_matrix(n: int, at: Matrix, stretch: float = 1.0) -> Matrix:
 
 def cubic_resample(image: torch.Tensor, rows: Matrix, cols: Matrix) -> torch.Tensor:
     """Keys interpolation of (..., h, w) at row and column positions, without dense matrices."""
-    for axis, at in ((-2, rows), (-1, cols)):
-        index, weight = _cubic_taps(image.shape[axis], at, 1.0)
-        shape = [-1, 1] if axis == -2 else [-1]
-        parts = [
-            image.index_select(axis, torch.as_tensor(index[:, tap], device=image.device))
-            * torch.as_tensor(weight[:, tap]).to(image).reshape(shape)
-            for tap in range(index.shape[1])
-        ]
-        image = torch.stack(parts).sum(0)
+    taps = [_cubic_taps(n, at, 1.0) for n, at in zip(image.shape[-2:], (rows, cols), strict=True)]
+    for axis, (index, _) in zip((-2, -1), taps, strict=True):
+        image = image.narrow(axis, int(index.min()), int(np.ptp(index)) + 1)
+    for axis, (index, weight) in zip((-2, -1), taps, strict=True):
+        image = _weighted(image, axis, index - index.min(), weight)
     return image
+
+
+def _weighted(
+    image: torch.Tensor, axis: int, index: NDArray[np.int64], weight: Matrix
+) -> torch.Tensor:
+    """Weighted sums of the samples of (..., h, w) along ``axis`` (-2 or -1); index and weight are
+    (n, taps)."""
+    which = torch.as_tensor(index, device=image.device)
+    factor = torch.as_tensor(weight).to(image)
+    factor = factor[..., None] if axis == -2 else factor
+    total = image.index_select(axis, which[:, 0]) * factor[:, 0]
+    for tap in range(1, index.shape[1]):
+        total.addcmul_(image.index_select(axis, which[:, tap]), factor[:, tap])
+    return total
 
 
 def antialiased_matrix(n_hr: int, n_lr: int, scale: float) -> Matrix:

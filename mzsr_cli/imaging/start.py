@@ -9,6 +9,7 @@ import torch
 
 from mzsr_cli.imaging import resize
 from mzsr_cli.imaging.degrade import Consistency, Degradation
+from mzsr_cli.imaging.products import Products, bands
 from mzsr_cli.imaging.wiener import Array, axis_filter, axis_spectrum, share_beyond
 from mzsr_cli.settings import Method, Sampling, WienerSettings
 
@@ -42,10 +43,11 @@ class SliceFilter:
     cols: torch.Tensor
     expected: float
 
-    def apply(self, y: torch.Tensor) -> torch.Tensor:
+    def apply(self, y: torch.Tensor) -> Products:
         """LR planes (P, h, w), float64, to HR (P, H, W)."""
         mean = y.mean((1, 2), keepdim=True)
-        return resize.separable(y - mean, self.rows, self.cols) + mean
+        level = (y.new_ones(len(self.rows), 1), mean.expand(-1, 1, len(self.cols)))
+        return Products(((self.rows, (y - mean) @ self.cols.mT), level))
 
 
 def slice_model(operator: Degradation, y: torch.Tensor, settings: WienerSettings) -> SliceModel:
@@ -76,13 +78,17 @@ def wiener(operator: Degradation, y: torch.Tensor, settings: WienerSettings) -> 
     """LR planes (P, h, w) to HR (P, H, W) by the slice's own spectrum."""
     planes = y.detach().cpu().double()
     found = slice_filter(operator, slice_model(operator, planes, settings), settings)
-    return Start(found.apply(planes).to(y), found.expected)
+    return Start(found.apply(planes).to(y).whole(), found.expected)
 
 
 def _error_of_root(error: float, image: torch.Tensor) -> float:
     """Mean-square error of a root (P, H, W) whose square is wrong by ``error`` (mean square): an
     error e of the square is one of e / 2x of the root x, but not more than sqrt(e)."""
-    return float((error / (4 * (image.square() + error**0.5))).mean()) if error > 0 else 0.0
+    if error <= 0:
+        return 0.0
+    parts = (image[:, band].double().square() for band in bands(image))
+    total = sum(float((error / (4 * (part + error**0.5))).sum()) for part in parts)
+    return total / image.numel()
 
 
 def promising(
@@ -112,20 +118,21 @@ def intensity(
     with y. 3. After antialiased sampling y^2 is not the sampled square: sample the square of the
     estimate, and repeat while the expected error falls; not where it begins above ``limit``.
     """
-    magnitude = y.detach().cpu().double().clamp(min=0)
-    local = consistency.double
-    squares = magnitude.square()
+    known_y = y.detach().clamp(min=0)
+    squares = known_y.cpu().double().square()
     rounds = settings.intensity.rounds if operator.sampling is Sampling.BICUBIC else 0
     for done in range(1 + rounds):
         known = model if model is not None and done == 0 else None
         found = slice_filter(operator, known or slice_model(operator, squares, settings), settings)
-        image = local.restore(magnitude, found.apply(squares).clamp(min=0).sqrt())
+        root = found.apply(squares).to(known_y).whole().clamp_(min=0).sqrt_()
+        image = consistency.restore_(known_y, root)
         expected = _error_of_root(found.expected, image)
         if expected > limit or done == rounds:
             break
         limit = settings.intensity.falls * expected
-        squares = local.operator.apply(image.clamp(min=0).square())
-    return Start(image.to(y), expected)
+        sampled = operator.apply_to(image, lambda part: part.clamp(min=0).square())
+        squares = sampled.cpu().double()
+    return Start(image, expected)
 
 
 def starting_image(
@@ -146,8 +153,8 @@ def starting_image(
     if not consistency.settings.enabled:
         return Start(operator.interpolate(y, Method.SPLINE, consistency.damping), None)
     if operator.kernel.size > 1:
-        spline = operator.interpolate(y, Method.SPLINE, consistency.damping)
-        return Start(consistency.restore(y, spline), None)
+        spline = operator.interpolation(y, Method.SPLINE, consistency.damping)
+        return Start(consistency.explained(y, spline).whole(), None)
     plain = wiener(operator, y, settings)
     if zero is None or not settings.intensity.enabled:
         return plain
@@ -165,7 +172,8 @@ def _of_magnitudes(
     """The interpolation of squares alone where it surely expects less error than ``plain``, that
     of values; the mean of the two, by the inverse of their expected errors (optimal where errors
     are independent), where the squares are plausible. Elsewhere ``plain`` where it expects little
-    error; where not, cusps or aliases mislead the spectrum: then a mean of interpolations."""
+    error; where not, cusps or aliases mislead the spectrum: then a mean of interpolations. The
+    image of ``plain`` is worked on in its place."""
     how, direct = settings.intensity, operator.sampling is Sampling.DIRECT
     assert plain.expected is not None
     magnitude = (y - zero).detach().cpu().double().clamp(min=0)
@@ -175,33 +183,50 @@ def _of_magnitudes(
         limit = how.hopeful * plain.expected
         root = intensity(operator, y - zero, consistency, settings, model, limit)
         assert root.expected is not None
+        root.image.add_(zero)
         if root.expected < min(how.clear * plain.expected, how.sure * power):
-            return Start(root.image + zero, root.expected, complete=True)
+            return replace(root, complete=True)
         if root.expected < how.plausible * power:
             share = min(0.5, plain.expected / (plain.expected + root.expected + 1e-30))
-            image = torch.lerp(plain.image, root.image + zero, share)
+            image = plain.image.lerp_(root.image, share)
             expected = min(plain.expected, root.expected)
             return Start(image, expected, direct and expected <= how.silent_direct * power)
     if plain.expected <= power * (how.believed_direct if direct else how.believed_antialiased):
         return replace(plain, complete=direct and plain.expected <= how.silent_direct * power)
     methods = (Method.SPLINE, Method.BICUBIC if direct else Method.BANDLIMITED)
-    images = [
-        consistency.restore(y, operator.interpolate(y, method, consistency.damping))
-        for method in methods
-    ]
-    images += [] if direct else [plain.image]
-    return Start(torch.stack(images).mean(0), plain.expected)
+    total = plain.image.zero_() if direct else plain.image
+    for method in methods:
+        interpolation = operator.interpolation(y, method, consistency.damping)
+        consistency.explained(y, interpolation).add_to(total)
+    return Start(total.div_(2 if direct else 3), plain.expected)
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What the network ``added`` (P, h, w) to the linear answer of the stage before, interpolated
+    to positions ``rows`` and ``cols`` of this stage's grid; evaluated where it is wanted."""
+
+    added: torch.Tensor
+    rows: Array
+    cols: Array
+
+    def at(self, rows: slice, cols: slice, planes: slice = slice(None)) -> torch.Tensor:
+        """A rectangle of it, (P, r, c)."""
+        return resize.cubic_resample(self.added[planes], self.rows[rows], self.cols[cols])
+
+    def add_to(self, image: torch.Tensor) -> torch.Tensor:
+        """``image`` (P, H, W) += this, in place."""
+        for band in bands(image):
+            image[:, band] += self.at(band, slice(None))
+        return image
 
 
 def carried(
-    start: torch.Tensor,
     added: torch.Tensor,
+    shape: tuple[int, int],
     factor: tuple[float, float],
     sampling: Sampling,
-) -> torch.Tensor:
-    """A stage's start: the linear answer (P, H, W) from the LR slice itself, plus what the
-    network ``added`` (P, h, w) to the linear answer of the stage before, interpolated."""
-    rows, cols = (
-        resize.positions(n, f, sampling) for n, f in zip(start.shape[-2:], factor, strict=True)
-    )
-    return start + resize.cubic_resample(added, rows, cols)
+) -> Carried:
+    """What was ``added`` (P, h, w), on a grid of ``shape`` (H, W) that is finer by ``factor``."""
+    rows, cols = (resize.positions(n, f, sampling) for n, f in zip(shape, factor, strict=True))
+    return Carried(added, rows, cols)

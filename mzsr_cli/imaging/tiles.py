@@ -36,15 +36,23 @@ def tiled(
     may differ. ``function`` has a reach of at most ``halo`` and commutes with shifts by ``side``
     and by ``halo`` pixels."""
     height, width = image.shape[-2:]
+    return tiled_at(lambda rows, cols: function(image[..., rows, cols]), height, width, side, halo)
+
+
+def tiled_at(
+    function: Callable[[slice, slice], torch.Tensor], height: int, width: int, side: int, halo: int
+) -> torch.Tensor:
+    """The same for a ``function`` of the rows and columns that it is to look at: (..., H, W)."""
     if height <= side + halo and width <= side + halo:
-        return function(image)
+        return function(slice(0, height), slice(0, width))
     result: torch.Tensor | None = None
     for tile in tiles(height, width, side, halo):
         (top, bottom, left, right), (o_top, o_bottom, o_left, o_right) = tile.core, tile.outer
-        piece = function(image[..., o_top:o_bottom, o_left:o_right])
+        piece = function(slice(o_top, o_bottom), slice(o_left, o_right))
         if result is None:
             result = piece.new_empty((*piece.shape[:-2], height, width))
         result[..., top:bottom, left:right] = piece[
             ..., top - o_top : bottom - o_top, left - o_left : right - o_left
         ]
-    return function(image) if result is None else result
+    assert result is not None
+    return result

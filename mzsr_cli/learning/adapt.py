@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
 from mzsr_cli.imaging.hints import Hints
-from mzsr_cli.imaging.tiles import tiled
+from mzsr_cli.imaging.products import mean_square
+from mzsr_cli.imaging.tiles import tiled_at
 from mzsr_cli.learning.inner import Pair, Parameters, gradient, pair_loss, residual, step
 from mzsr_cli.learning.networks import Network
+from mzsr_cli.learning.seen import Seen
 from mzsr_cli.settings import AdaptSettings, CheckSettings, Precision, TileSettings
 
 
@@ -87,26 +89,29 @@ def _mean_loss(
 def tiled_residual(
     network: Network,
     parameters: Parameters,
-    start: torch.Tensor,
+    seen: Seen,
     tiles: TileSettings,
     precision: Precision,
-    hints: Hints,
+    facts: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The network's output for planes (P, H, W), plane by plane over tiles with its halo."""
+    """The network's output for what is ``seen``, plane by plane over tiles with its halo:
+    (P, H, W), float32."""
+    count, height, width = seen.shape
     side = tiles.side * network.stride
 
-    def on_tile(seen: torch.Tensor) -> torch.Tensor:
-        image, guides = seen[None, :1], seen[None, 1:]
-        told = replace(hints, guides=guides if network.guides else None)
-        return residual(network, parameters, image, precision, told)[0]
-
     def on_plane(index: int) -> torch.Tensor:
-        seen = start[index : index + 1]
-        if network.guides and hints.guides is not None:
-            seen = torch.cat([seen, hints.guides[index]])
-        return tiled(on_tile, seen, side, network.reach)[0]
+        plane = slice(index, index + 1)
 
-    return torch.stack([on_plane(index) for index in range(len(start))])
+        def on_tile(rows: slice, cols: slice) -> torch.Tensor:
+            shown = seen.guides(plane, rows, cols) if network.guides else None
+            image = seen.image(plane, rows, cols)[:, None]
+            return residual(network, parameters, image, precision, Hints(shown, facts))[0, 0]
+
+        return tiled_at(on_tile, height, width, side, network.reach)
+
+    if count == 1:
+        return on_plane(0)[None]
+    return torch.stack([on_plane(index) for index in range(count)])
 
 
 @dataclass(frozen=True)
@@ -217,7 +222,7 @@ def kept_share(
     counts. 1 where there is no expectation."""
     if expected is None or not settings.enabled:
         return 1.0
-    ratio = float(added.double().square().mean()) / max(expected, 1e-30)
+    ratio = mean_square(added) / max(expected, 1e-30)
     claim = 10 * math.log10(max(expected, 1e-30) / max(variance, 1e-30))
     counts = _ramp(claim, *(settings.certain_hopeless if hopeless else settings.certain))
     return 1 - counts * _ramp(ratio, settings.added_full, settings.added_none)

@@ -76,8 +76,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, width, h, w) to the same shape."""
-        change = self.second(functional.relu(self.first(x)))
-        return functional.relu(x + change)
+        change = self.second(functional.relu_(self.first(x)))
+        return functional.relu_(x + change)
 
 
 class StridedNetwork(Network):
@@ -130,7 +130,7 @@ class StridedNetwork(Network):
         with torch.autocast(image.device.type, enabled=False):
             first = self.head(seen) + self.shift(told)[:, None, None]
             gain = self.gain(told).exp()
-        features = functional.relu(first)
+        features = functional.relu_(first)
         for _ in range(self.recursions):
             for block in self.blocks:
                 features = block(features)

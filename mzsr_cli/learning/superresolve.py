@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mzsr_cli.imaging import degrade, gate, kernels, resize, start
-from mzsr_cli.imaging.hints import Hints
+from mzsr_cli.imaging import degrade, gate, hints, kernels, resize, start
+from mzsr_cli.imaging.products import Products
 from mzsr_cli.imaging.stages import stage_scales
-from mzsr_cli.imaging.symmetries import SYMMETRIES, TRANSPOSITIONS, turned, turned_back
+from mzsr_cli.imaging.symmetries import SYMMETRIES, TRANSPOSITIONS, turned_back
 from mzsr_cli.learning import networks
 from mzsr_cli.learning.adapt import (
     NETWORK,
@@ -29,7 +29,8 @@ from mzsr_cli.learning.adapt import (
     verdict,
 )
 from mzsr_cli.learning.inner import Pair, Parameters
-from mzsr_cli.learning.patches import Physics, rounded, son_pair, told_of
+from mzsr_cli.learning.patches import Physics, rounded, son_pair
+from mzsr_cli.learning.seen import Changed, OnStage, Seen, Whole, seen_turned
 from mzsr_cli.learning.weights import Weights
 from mzsr_cli.learning.zssr import Zssr
 from mzsr_cli.settings import (
@@ -272,7 +273,7 @@ class Solver:
         # 5. Super-resolve, gradually where the slice resembles its son.
         stages = self.stages(noise, gradual=report.check is None or report.check.gradual)
         added = self._added(parameters, planes, zero, stages, final, report)
-        return final.image + added, report
+        return added.add_(final.image), report
 
     # -- several slices ---------------------------------------------------------------------
 
@@ -325,26 +326,46 @@ class Solver:
         answer, network, consistency, stage by stage. Notes the trust."""
         check = report.check
         share = check.share if check is not None else 1.0
-        added = torch.zeros_like(planes)
+        before: torch.Tensor | None = None
         for stage in stages:
             linear = final if stage is stages[-1] else self._start(stage, planes, zero)
-            image = linear.image
-            if stage is not stages[0]:
-                image = start.carried(image, added, stage.factor, self.settings.sampling)
+            carried = self._carried(before, stage)
             trust = gate.slice_trust(linear.image, stage.operator.scale, self.settings.gate)
-            told = told_of(linear, planes, stage.consistency, self._network.guides > 0)
-            change = self._change(parameters, image, stage, share * trust, told)
-            added = image + change - linear.image
-            if stage is not stages[0] and self.settings.consistency.enabled:
-                added = stage.consistency.free(added)
+            seen = self._seen(planes, linear, carried, stage)
+            facts = hints.facts(stage.operator, linear.expected, stage.consistency.noise)
+            added = self._change(parameters, seen, stage, facts).mul_(share * trust)
+            if carried is not None:
+                carried.add_to(added)
+                if self.settings.consistency.enabled:
+                    stage.consistency.free_(added)
             if check is not None and check.unsupported:
                 variance = float(planes.var())
                 kept = kept_share(
                     added, linear.expected, variance, check.hopeless, self.settings.check
                 )
-                added, share = kept * added, share * kept
+                added, share = added.mul_(kept), share * kept
             report.trust = share * trust
+            before = added
         return added
+
+    def _carried(self, before: torch.Tensor | None, stage: Stage) -> start.Carried | None:
+        """What was added in the stage ``before``, on the grid of ``stage``."""
+        if before is None:
+            return None
+        return start.carried(before, stage.operator.hr_shape, stage.factor, self.settings.sampling)
+
+    def _seen(
+        self,
+        planes: torch.Tensor,
+        linear: start.Start,
+        carried: start.Carried | None,
+        stage: Stage,
+    ) -> OnStage:
+        """What the network is shown of a stage's ``linear`` answer from LR planes (P, h, w)."""
+        shown: tuple[Products, ...] = ()
+        if self._network.guides:
+            shown = hints.guide_images(stage.operator, planes, stage.consistency)
+        return OnStage(linear.image, carried, shown)
 
     def _classical(
         self, chosen: str, stage: Stage, planes: torch.Tensor, zero: float | None
@@ -408,28 +429,39 @@ class Solver:
     def _change(
         self,
         parameters: Parameters,
-        image: torch.Tensor,
+        seen: Seen,
         stage: Stage,
-        trust: float,
-        told: Hints,
+        facts: torch.Tensor | None,
     ) -> torch.Tensor:
-        """What the network adds to a stage's start (P, H, W)."""
+        """What the network adds to a stage's start (P, H, W), data consistency after each pass."""
+        change: torch.Tensor | None = None
+        for _ in range(self._network.passes):
+            shown = seen if change is None else Changed(seen, change)
+            added = self._residual(parameters, shown, facts)
+            if self.settings.consistency.enabled:
+                stage.consistency.free_(added)
+            change = added if change is None else change.add_(added)
+        assert change is not None
+        return change
+
+    def _residual(
+        self, parameters: Parameters, seen: Seen, facts: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The network's output (P, H, W), or its mean over the symmetries of the sampling."""
         network, settings = self._network, self.settings
+        if not settings.adapt.self_ensemble:
+            return tiled_residual(network, parameters, seen, settings.tiles, self.precision, facts)
         phased = network.stride > 1 and settings.sampling is Sampling.DIRECT
         ensemble: Sequence[int] = TRANSPOSITIONS if phased else SYMMETRIES
-        ensemble = ensemble if settings.adapt.self_ensemble else ensemble[:1]
-        change = torch.zeros_like(image)
-        for _ in range(network.passes):
-            total = torch.zeros_like(image)
-            for which in ensemble:
-                output = tiled_residual(
-                    network, parameters, turned(image + change, which), settings.tiles,
-                    self.precision, told.turned(which),
-                )  # fmt: skip
-                total += turned_back(output, which)
-            added = total / len(ensemble)
-            change += stage.consistency.free(added) if settings.consistency.enabled else added
-        return trust * change
+        total = torch.zeros(seen.shape, device=self.device)
+        for which in ensemble:
+            told = hints.Hints(None, facts).turned(which)
+            output = tiled_residual(
+                network, parameters, seen_turned(seen, which), settings.tiles, self.precision,
+                told.facts,
+            )  # fmt: skip
+            total += turned_back(output, which)
+        return total.div_(len(ensemble))
 
     # -- the pair (son, LR) -----------------------------------------------------------------
 
@@ -503,7 +535,8 @@ class Solver:
         """Compare the adapted network with its ``rivals`` on the pair."""
         truth, begin = pair.truth[:, 0], pair.start[:, 0]
         oversampled = gate.slice_trust(truth, (1.0, 1.0), self.settings.gate) < 1
-        change = self._change(parameters, begin, stage, pair.trust, pair.hints)
+        seen = Whole(begin, pair.hints.guides)
+        change = pair.trust * self._change(parameters, seen, stage, pair.hints.facts)
         candidates = {NETWORK: begin + change} | rivals
         return verdict(candidates, truth, oversampled, self.settings.check, self._stretch(stage))
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from mzsr_cli.imaging import degrade, kernels, resize
-from mzsr_cli.imaging.hints import Hints
 from mzsr_cli.imaging.symmetries import SYMMETRIES, turned, turned_back
 from mzsr_cli.learning.adapt import tiled_residual
 from mzsr_cli.learning.inner import Pair, pair_loss
 from mzsr_cli.learning.networks import Network
+from mzsr_cli.learning.seen import Whole
 from mzsr_cli.settings import Method, Precision, Sampling, TileSettings, ZssrSettings
 
 
@@ -149,7 +149,8 @@ class Zssr:
 
     def _residual(self, start: torch.Tensor) -> torch.Tensor:
         parameters = {name: p.detach() for name, p in self.network.named_parameters()}
-        return tiled_residual(self.network, parameters, start, self.tiles, self.precision, Hints())
+        seen = Whole(start)
+        return tiled_residual(self.network, parameters, seen, self.tiles, self.precision, None)
 
     def enlarge(self, planes: torch.Tensor, operator: degrade.Degradation) -> torch.Tensor:
         """LR planes to HR: median over the eight symmetries, each back-projected (3.3)."""

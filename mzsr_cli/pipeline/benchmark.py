@@ -377,11 +377,12 @@ class Bench:
             low, chroma = eight_bit(low, (blue, red))
         begin = time.monotonic()
         if self.oracle:
-            made, report = self._lowpassed(high), SliceReport(str(Extra.NYQUIST))
+            made = cast(self._lowpassed(high), self.plan.out.dtype)
+            report = SliceReport(str(Extra.NYQUIST))
         else:
             made, report = solve_slice(self.solver, low, k, self.plan, None)
         seconds = time.monotonic() - begin
-        result: Planes = cast(made, self.plan.out.dtype)
+        result: Planes = made
         if chroma is not None:
             result, _ = eight_bit(result, enlarge_chroma(chroma, self.plan))
         return Trial((result[:rows, :cols], high), report, seconds)

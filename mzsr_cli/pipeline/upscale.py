@@ -38,6 +38,7 @@ from mzsr_cli.imaging.normalize import (
     filled,
     merged,
     planes_of,
+    restored,
     slice_of,
     slice_range,
 )
@@ -384,7 +385,7 @@ def _solve_all(
         begin = time.monotonic()
         image = _clean(reader.read(k), plan, k)
         result, report = solve_slice(solver, image, k, plan, cube_range)
-        writer.write(position, cast(result, writer.dtype))
+        writer.write(position, result)
         writer.flush()
         facts = report.as_dict() | {"slice": k, "seconds": round(time.monotonic() - begin, 3)}
         journal.add(position, writer.read(position), facts)
@@ -431,17 +432,17 @@ def _sample(image: NDArray[Any], plan: Plan, cube_range: Range | None) -> Sample
 def solve_slice(
     solver: PlaneSolver, image: NDArray[Any], k: int, plan: Plan, cube_range: Range | None
 ) -> tuple[NDArray[Any], SliceReport]:
-    """One LR slice (h, w) in its own units to HR (H, W), normalised there and back."""
+    """One LR slice (h, w) in its own units to HR (H, W) of the plan's dtype, normalised there and
+    back."""
     planes = planes_of(image)
     sample = _sample(image, plan, cube_range)
     if sample is None:
         constant = np.broadcast_to(planes[:, :1, :1], (len(planes), *plan.shape[:2]))
-        return slice_of(constant), SliceReport("constant")
+        return cast(slice_of(constant), plan.out.dtype), SliceReport("constant")
     high, report = solver.solve(sample.planes, k, sample.noise, sample.zero)
-    result = _mapping(planes, plan, cube_range).inverse(high.cpu().numpy())
-    if plan.settings.clip:
-        result = np.clip(result, planes.min(), planes.max())
-    return slice_of(result), report
+    mapping = _mapping(planes, plan, cube_range)
+    limits = (planes.min(), planes.max()) if plan.settings.clip else None
+    return restored(high.cpu().numpy(), mapping, plan.out.dtype, limits), report
 
 
 def _clean(image: NDArray[Any], plan: Plan, k: int) -> NDArray[Any]:
