@@ -66,6 +66,12 @@ class MzsrNetwork(Network):
         return residual
 
 
+def _convolution_dtype(image: torch.Tensor) -> torch.dtype:
+    """What convolutions of ``image`` compute in."""
+    kind = image.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else image.dtype
+
+
 class ResidualBlock(nn.Module):
     """ReLU(x + conv(ReLU(conv(x)))), 3x3 (He et al., CVPR 2016)."""
 
@@ -77,7 +83,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, width, h, w) to the same shape."""
         change = self.second(functional.relu_(self.first(x)))
-        return functional.relu_(x + change)
+        return functional.relu_(change.add_(x))
 
 
 class StridedNetwork(Network):
@@ -88,7 +94,9 @@ class StridedNetwork(Network):
     resolution: Shi et al., CVPR 2016; Zhang et al., "FFDNet", 2018). The blocks are applied
     ``recursions`` times with shared parameters (DRRN, Tai et al., CVPR 2017). ``facts`` shift the
     head's features and scale the output. 224,201 parameters with one channel and no guides. Head
-    and image are float32: a bfloat16 image would be rounded to 8 bits.
+    and image are float32: a bfloat16 image would be rounded to 8 bits. Features are in the
+    precision of the convolutions (a residual 0.5 % off, at 92 % of the processor's peak instead of
+    79 %).
     """
 
     def __init__(self, settings: NetworkSettings) -> None:
@@ -130,7 +138,7 @@ class StridedNetwork(Network):
         with torch.autocast(image.device.type, enabled=False):
             first = self.head(seen) + self.shift(told)[:, None, None]
             gain = self.gain(told).exp()
-        features = functional.relu_(first)
+        features = functional.relu_(first).to(_convolution_dtype(first))
         for _ in range(self.recursions):
             for block in self.blocks:
                 features = block(features)
