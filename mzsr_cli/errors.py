@@ -54,6 +54,10 @@ class OutputExistsError(UsageError, FileExistsError):
     """The output is already there and ``--overwrite`` was not given (exit 2)."""
 
 
+class RankError(ResourceError):
+    """Another process of a training under torchrun has stopped or is out of reach (exit 4)."""
+
+
 class ResumeError(MzsrError, RuntimeError):
     """What is to be resumed was made from another input or other settings (exit 6)."""
 

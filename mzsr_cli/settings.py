@@ -271,6 +271,11 @@ class TrainSettings:
     precision: Precision = Precision.AUTO
 
 
+RANKS_TIMEOUT = 1800.0
+"""Seconds that a process under torchrun waits for the others before it gives up; a validation of
+the first one must fit in."""
+
+
 @dataclass(frozen=True)
 class MetaSettings:
     """Algorithm 1, lines 8-17."""

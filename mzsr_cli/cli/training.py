@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ _OPTIONS = (
     click.option("--max-time", type=Duration(), help="Stop after this time (90, 45m, 2h); the "
                  "learning rate decays over it."),
     click.option("--batch", type=click.IntRange(1), help="Crops (pretrain) or tasks (meta-train) "
-                 f"per update. [{_TRAIN.batch}; {MetaSettings().tasks_per_iteration}]"),
+                 "per update, of all processes. "
+                 f"[{_TRAIN.batch}; {MetaSettings().tasks_per_iteration}]"),
     click.option("--patch", type=click.IntRange(16), default=_TASKS.patch,
                  help="Side of an HR crop in pixels."),
     click.option("--scale", "scales", type=click.FloatRange(1.1, 32), multiple=True,
@@ -146,14 +148,19 @@ def _network(options: dict[str, Any]) -> NetworkSettings:
 def run_training(
     options: dict[str, Any], settings: TrainSettings, meta: MetaSettings | None
 ) -> None:
-    """Train with the options and settings, showing lines or a bar."""
+    """Train with the options and settings, showing lines or a bar; under torchrun as one of the
+    processes, of which the first speaks."""
     import torch
 
+    from mzsr_cli.learning.ranks import joined
     from mzsr_cli.pipeline.training import train
 
     if options["threads"]:
         torch.set_num_threads(options["threads"])
-    with show.progress(not options["quiet"]) as bar:
+    with (
+        joined(os.environ, options["device"], settings.batch) as ranks,
+        show.progress(ranks.first and not options["quiet"]) as bar,
+    ):
         report = show.training_reporter(bar, options["quiet"])
         train(
             "pretrain" if meta is None else "meta-train",
@@ -162,7 +169,7 @@ def run_training(
             settings,
             meta,
             Path(options["init"]) if options["init"] else None,
-            options["device"],
+            ranks,
             options["resume"],
             options["overwrite"],
             report,

@@ -10,6 +10,7 @@ from mzsr_cli.learning.inner import Parameters, inner_loop, pair_error
 from mzsr_cli.learning.networks import Network
 from mzsr_cli.learning.patches import Task, TaskMaker
 from mzsr_cli.learning.pretrain import moved, relative_loss
+from mzsr_cli.learning.ranks import ALONE, Ranks
 from mzsr_cli.learning.training import GradientStep
 from mzsr_cli.settings import Loss, MetaSettings, Precision
 
@@ -65,11 +66,13 @@ def meta_step(
     precision: Precision,
     device: torch.device,
     loss: Loss = Loss.L1,
+    ranks: Ranks = ALONE,
 ) -> GradientStep:
     """The outer gradient of one iteration over ``tasks_per_iteration`` tasks (lines 9-16).
 
     First-order for the first ``first_order_fraction`` of the run, second-order after. Step
-    sizes are learned through their logarithms, one a tensor (Meta-SGD, Li et al., 2017).
+    sizes are learned through their logarithms, one a tensor (Meta-SGD, Li et al., 2017). The
+    gradient is that of this rank's tasks, the figures are those of all ranks.
     """
 
     def gradient_step(iteration: int, progress: float) -> dict[str, float]:
@@ -77,7 +80,7 @@ def meta_step(
         weights = step_weights(settings, progress)
         count = settings.tasks_per_iteration
         total, base = 0.0, 0.0
-        for index in range(count):
+        for index in ranks.share(count):
             task = maker.task(iteration, index, support=True)
             begin = relative_loss(task.query.start - task.query.truth, task, loss)
             base += float(begin) / count
@@ -94,6 +97,7 @@ def meta_step(
             weighted = outer / count
             weighted.backward()
             total += float(weighted.detach())
-        return {"loss": total, "start_loss": base, "second_order": float(second_order)}
+        figures = ranks.sum_figures({"loss": total, "start_loss": base})
+        return {**figures, "second_order": float(second_order)}
 
     return gradient_step

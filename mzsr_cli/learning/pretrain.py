@@ -7,6 +7,7 @@ import torch
 from mzsr_cli.learning.inner import Pair, Parameters, pair_error
 from mzsr_cli.learning.networks import Network
 from mzsr_cli.learning.patches import Task, TaskMaker
+from mzsr_cli.learning.ranks import ALONE, Ranks
 from mzsr_cli.learning.training import GradientStep
 from mzsr_cli.settings import Loss, Precision
 
@@ -46,16 +47,17 @@ def pretrain_step(
     precision: Precision,
     device: torch.device,
     loss: Loss = Loss.L1,
+    ranks: Ranks = ALONE,
 ) -> GradientStep:
     """The gradient of one iteration: ``loss`` over ``batch`` crops, each with its own degradation.
 
     Lines 4-5 of Algorithm 1. Crops are processed one at a time (they stay in cache) and their
-    gradients added up.
+    gradients added up: those of this rank's crops, while the figures are those of all ranks.
     """
 
     def gradient_step(iteration: int, progress: float) -> dict[str, float]:
         total, base = 0.0, 0.0
-        for index in range(batch):
+        for index in ranks.share(batch):
             task = maker.task(iteration, index, support=False)
             begin = relative_loss(task.query.start - task.query.truth, task, loss)
             base += float(begin) / batch
@@ -66,7 +68,7 @@ def pretrain_step(
             weighted = relative_loss(error, task, loss) / batch
             weighted.backward()
             total += float(weighted.detach())
-        return {"loss": total, "start_loss": base}
+        return ranks.sum_figures({"loss": total, "start_loss": base})
 
     return gradient_step
 

@@ -12,15 +12,18 @@ from typing import Any
 
 import torch
 
+from mzsr_cli.errors import InputError, RankError
 from mzsr_cli.learning.checkpoint import load_checkpoint, save_checkpoint
 from mzsr_cli.learning.inner import Parameters
 from mzsr_cli.learning.muon import Muon, is_hidden
 from mzsr_cli.learning.networks import Network
+from mzsr_cli.learning.ranks import ALONE, Ranks
 from mzsr_cli.learning.weights import save_weights
 from mzsr_cli.settings import Optimizer, TrainSettings
 
 GradientStep = Callable[[int, float], dict[str, float]]
-"""(iteration, progress in [0, 1]) -> figures; leaves gradients in the leaves' ``.grad``."""
+"""(iteration, progress in [0, 1]) -> figures of all ranks; leaves gradients of this rank's share
+of the batch in the leaves' ``.grad``."""
 
 Validate = Callable[[Parameters, Parameters], dict[str, float]]
 """(parameters, rates) -> figures, on slices held out of training."""
@@ -79,7 +82,7 @@ class Trainer:
     and exported.
 
     All randomness is drawn from (seed, iteration), so that a resumed run is an unbroken one.
-    With ``max_time`` the schedule follows the clock instead of the iterations.
+    With ``max_time`` the schedule follows the clock (the first rank's) instead of the iterations.
     """
 
     def __init__(
@@ -89,8 +92,10 @@ class Trainer:
         settings: TrainSettings,
         run: Run,
         facts: dict[str, Any],
+        ranks: Ranks = ALONE,
     ) -> None:
         self.network = network
+        self.ranks = ranks
         self.log_rates = {n: r.detach().clone().requires_grad_() for n, r in log_rates.items()}
         self.settings = settings
         self.run = run
@@ -192,6 +197,7 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         figures = gradient_step(self.iteration, self.progress())
+        self.ranks.sum_gradients(self.leaves.values())
         norm = torch.nn.utils.clip_grad_norm_(
             [p for p in self.leaves.values() if p.grad is not None], self.settings.clip_norm
         )
@@ -223,32 +229,83 @@ class Trainer:
         on_event: Callable[[Event], None],
         log_every: int = 50,
     ) -> dict[str, float]:
-        """Run to the end of ``iterations`` or ``max_time``; returns the last validation."""
-        s = self.settings
-        last_save = last_validation = time.monotonic()
-        means: dict[str, list[float]] = {}
-        try:
-            while self.progress() < 1:
-                begin = time.monotonic()
-                for key, value in self.update(gradient_step).items():
-                    means.setdefault(key, []).append(value)
-                self.elapsed += time.monotonic() - begin
-                if self.iteration % log_every == 0:
-                    on_event(self.log("train", {k: sum(v) / len(v) for k, v in means.items()}))
-                    means = {}
-                now = time.monotonic()
-                if now - last_validation >= s.validate_every:
-                    self.best = validate(*self.averaged())
-                    on_event(self.log("validation", self.best))
-                    last_validation = time.monotonic()
-                if now - last_save >= s.checkpoint_every:
+        """Run to the end of ``iterations`` or ``max_time``; returns the last validation.
+
+        Of several ranks the first alone validates, reports and writes, and has a validation to
+        return. Raises InputError where they differ, RankError where one has stopped.
+        """
+        self._check_ranks()
+        chores = _Chores(self, validate, on_event, log_every)
+        with self.ranks.stopping() as stop:
+            try:
+                while self.progress() < 1:
+                    begin = time.monotonic()
+                    figures = self.update(gradient_step)
+                    self.elapsed += self.ranks.from_first(time.monotonic() - begin)
+                    if self.ranks.first:
+                        chores.after(figures)
+                    stop()
+            except (KeyboardInterrupt, RankError):
+                if self.ranks.first and self._whole:
                     self.save()
-                    last_save = time.monotonic()
-        except KeyboardInterrupt:
-            if self._whole:
-                self.save()
-            raise
-        self.best = validate(*self.averaged())
-        on_event(self.log("validation", self.best))
-        self.save()
+                raise
+            if self.ranks.first:
+                chores.finish()
+            self.ranks.wait()
         return self.best
+
+    def _check_ranks(self) -> None:
+        """Raises InputError where ranks would start from different data, settings or weights."""
+        if self.ranks.count == 1:
+            return
+        facts = json.dumps([self.fingerprint(), self.iteration, self.elapsed]).encode()
+        leaves = [leaf.detach().cpu().numpy().tobytes() for leaf in self.leaves.values()]
+        if not self.ranks.agree(b"".join([facts, *leaves])):
+            raise InputError(
+                f"{self.run.output}: the processes of torchrun do not start alike. Give all "
+                "machines the same data, options, --init and checkpoint (a shared folder)."
+            )
+
+
+class _Chores:
+    """What is done between updates: log means, validate and save when it is time."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        validate: Validate,
+        on_event: Callable[[Event], None],
+        log_every: int,
+    ) -> None:
+        self.trainer = trainer
+        self.validate = validate
+        self.on_event = on_event
+        self.log_every = log_every
+        self.saved = self.validated = time.monotonic()
+        self.figures: dict[str, list[float]] = {}
+
+    def after(self, figures: dict[str, float]) -> None:
+        """What is due after an update with these figures."""
+        trainer, settings = self.trainer, self.trainer.settings
+        for key, value in figures.items():
+            self.figures.setdefault(key, []).append(value)
+        if trainer.iteration % self.log_every == 0:
+            means = {k: sum(v) / len(v) for k, v in self.figures.items()}
+            self.on_event(trainer.log("train", means))
+            self.figures = {}
+        now = time.monotonic()
+        if now - self.validated >= settings.validate_every:
+            self._validate()
+            self.validated = time.monotonic()
+        if now - self.saved >= settings.checkpoint_every:
+            trainer.save()
+            self.saved = time.monotonic()
+
+    def finish(self) -> None:
+        """The last validation and the last checkpoint."""
+        self._validate()
+        self.trainer.save()
+
+    def _validate(self) -> None:
+        self.trainer.best = self.validate(*self.trainer.averaged())
+        self.on_event(self.trainer.log("validation", self.trainer.best))

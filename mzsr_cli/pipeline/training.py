@@ -31,6 +31,7 @@ from mzsr_cli.learning.patches import (
     check_patch,
 )
 from mzsr_cli.learning.pretrain import moved, pretrain_step
+from mzsr_cli.learning.ranks import Ranks
 from mzsr_cli.learning.training import Event, Run, Trainer
 from mzsr_cli.learning.weights import Weights, load_weights
 from mzsr_cli.settings import (
@@ -167,19 +168,20 @@ def train(
     settings: TrainSettings,
     meta: MetaSettings | None,
     init: Path | None,
-    device_name: str,
+    ranks: Ranks,
     resume: bool,
     overwrite: bool,
     on_event: Callable[[Event], None],
 ) -> dict[str, float]:
     """Run ``pretrain`` (meta None) or ``meta-train`` to its end; returns the last validation.
 
-    Leaves OUTPUT (weights), its .checkpoint and its .jsonl log. Raises InputError, ResumeError,
-    OutputError, OutputExistsError, DeviceError.
+    Leaves OUTPUT (weights), its .checkpoint and its .jsonl log, written by the first of ``ranks``.
+    Raises InputError, ResumeError, OutputError, OutputExistsError, RankError.
     """
-    _check_output(output, resume, overwrite)
+    if ranks.first:
+        _check_output(output, resume, overwrite)
     check_patch(settings.tasks)
-    device = runtime.pick_device(device_name)
+    device = ranks.device
     precision = runtime.pick_precision(settings.precision, device)
     sources, held = split(load_sources(data), every=20)
     weights = load_weights(init, device) if init else None
@@ -199,20 +201,21 @@ def train(
     maker = TaskMaker(sources, settings.tasks, physics, settings.seed)
     log_rates = _log_rates(network, weights, meta)
     run = Run(output)
-    facts = _facts(kind, sources, settings, meta, weights, device, precision)
-    trainer = Trainer(network, log_rates, settings, run, facts)
+    facts = _facts(kind, sources, settings, meta, weights, ranks, precision)
+    trainer = Trainer(network, log_rates, settings, run, facts, ranks)
     if resume:
         trainer.restore()
-    else:
+    elif ranks.first:
         run.log.unlink(missing_ok=True)
     parameters: Parameters = dict(network.named_parameters())
     if meta is None:
         step = pretrain_step(
-            network, parameters, maker, settings.batch, precision, device, settings.loss
+            network, parameters, maker, settings.batch, precision, device, settings.loss, ranks
         )
     else:
+        log_rates, loss = trainer.log_rates, settings.loss
         step = meta_step(
-            network, parameters, trainer.log_rates, maker, meta, precision, device, settings.loss
+            network, parameters, log_rates, maker, meta, precision, device, loss, ranks
         )
     tasks = validation_tasks(held, maker, settings, support=meta is not None)
     steps = meta.inner_steps if meta else 0
@@ -253,7 +256,7 @@ def _facts(
     settings: TrainSettings,
     meta: MetaSettings | None,
     init: Weights | None,
-    device: torch.device,
+    ranks: Ranks,
     precision: Any,
 ) -> dict[str, Any]:
     """Training facts for the weights' header (and the run's fingerprint)."""
@@ -280,7 +283,8 @@ def _facts(
         "loss": str(settings.loss),
         "seed": settings.seed,
         "consistency": settings.consistency.enabled,
-        "device": runtime.describe_device(device),
+        "device": runtime.describe_device(ranks.device),
+        "processes": ranks.count,
         "machine": platform.machine(),
         "torch": torch.__version__,
         "precision": str(precision),
