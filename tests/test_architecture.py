@@ -17,7 +17,7 @@ from mzsr_cli.cli.main import COMMANDS, main
 PACKAGE = Path(mzsr_cli.__file__).resolve().parent
 ROOT = PACKAGE.parent
 RANKS = {"errors": 0, "settings": 0, "imaging": 1, "cubes": 1, "learning": 2, "pipeline": 3}
-RANKS |= {"cli": 4}
+RANKS |= {"cli": 4, "__main__": 5}
 BODY_MAX = 25
 """Lines of body of a command."""
 
