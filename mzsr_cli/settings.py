@@ -430,6 +430,23 @@ class TvSettings:
 
 
 @dataclass(frozen=True)
+class CalibrationSettings:
+    """The short trial on which ``--dry-run`` bases its estimate of the time."""
+
+    side: int = 192
+    side_small: int = 128
+    """Sides in LR pixels of the parts of a slice that are solved: the small one through one stage
+    and through ``stages``, or both sizes where there is but one stage."""
+    stages: int = 3
+    slices: int = 3
+    """Slices that are solved, evenly spread."""
+    byte: float = 3e-9
+    """Seconds for a byte of the result: writing, making durable, reading back, hashing."""
+    zssr_iterations: int = 1500
+    """What a ZSSR run typically takes to its stop."""
+
+
+@dataclass(frozen=True)
 class UpscaleSettings:
     """Everything that decides a result of ``mzsr upscale`` (hashed into the journal)."""
 
@@ -459,6 +476,7 @@ class UpscaleSettings:
     consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
     tiles: TileSettings = field(default_factory=TileSettings)
     stages: StageSettings = field(default_factory=StageSettings)
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
 
     def __post_init__(self) -> None:
         for factor in self.scale or ():

@@ -547,7 +547,8 @@ def test_dry_run_says_the_schedule(
     factors: list[float],
 ) -> None:  # fmt: skip
     source = save(tmp_path / "c.npy", field((16, 15, 2), "complex64"))
-    found = dry(source, capfd, "--scale", scale, "--weights", weights, "--stage-max", limit)
+    options = ("--weights", weights, "--stage-max", limit, "--no-self-check")
+    found = dry(source, capfd, "--scale", scale, *options)
     cumulative = np.cumprod(factors)
     np.testing.assert_allclose(found["stages"], np.stack([cumulative, cumulative], 1))
     shape = [math.ceil(16 * float(scale)), math.ceil(15 * float(scale)), 2]
@@ -556,6 +557,16 @@ def test_dry_run_says_the_schedule(
     assert found["dtype"] == "complex64"
     assert 0 <= found["seconds_per_slice"] < 60
     assert found["estimated_seconds"] >= found["seconds_per_slice"]
+    assert found["memory_bytes"] > 4 * math.prod(shape[:2])
+
+
+def test_dry_run_knows_where_stages_are_long(
+    tmp_path: Path, weights: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Slices that are too small for a pair go in the longest steps that the weights know."""
+    source = save(tmp_path / "c.npy", field((16, 15, 2)))
+    found = dry(source, capfd, "--scale", 20, "--weights", weights, "--stage-max", 2)
+    np.testing.assert_allclose(found["stages"], [[4, 4], [16, 16], [20, 20]])
 
 
 def test_stages_never_exceed_what_the_weights_know(

@@ -1,24 +1,28 @@
-"""``mzsr upscale --dry-run``: shape, bytes, stages and estimated time; writes nothing."""
+"""``mzsr upscale --dry-run``: shape, bytes, stages, memory and time; writes nothing."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mzsr_cli.cubes.atomic import AtomicOutput
+from mzsr_cli.cubes.cube import Array, CubeReader
 from mzsr_cli.cubes.open import open_cube
-from mzsr_cli.imaging.hints import Hints
+from mzsr_cli.imaging import resize
+from mzsr_cli.imaging.normalize import filled
 from mzsr_cli.imaging.stages import stage_scales
 from mzsr_cli.learning import networks
-from mzsr_cli.learning.inner import Pair, gradient, residual
-from mzsr_cli.pipeline.upscale import Plan, make_plan
+from mzsr_cli.learning.inner import Pair, gradient
+from mzsr_cli.pipeline.slices import spread_over
+from mzsr_cli.pipeline.upscale import Plan, make_plan, memory_needed, solve_slice
 from mzsr_cli.settings import Method, UpscaleSettings
 
-ZSSR_ITERATIONS = 1500
-"""Iterations that a ZSSR run typically takes to its stop, for the estimate."""
+Scale = tuple[float, float]
 
 
 def dry_run(
@@ -28,9 +32,8 @@ def dry_run(
     with open_cube(source, settings.variable, settings.slice_axis) as reader:
         plan = make_plan(reader.info, target, settings)
         AtomicOutput(target, overwrite, nbytes=plan.out.nbytes)
-        planes = 2 if reader.info.is_complex else 1
-        stages = stage_scales(plan.scale, plan.solver().factor_max)
-        seconds = estimated_seconds(plan, planes, stages)
+        seconds, stages = estimated_seconds(plan, _typical(reader, plan))
+        memory = memory_needed(reader.info, plan.shape[:2])
         return {
             "dry_run": True,
             "input": str(source),
@@ -39,6 +42,7 @@ def dry_run(
             **plan.facts(),
             "format": plan.out.format,
             "bytes": plan.out.nbytes,
+            "memory_bytes": memory,
             "stages": [list(stage) for stage in stages],
             "seconds_per_slice": float(f"{seconds:.3g}"),
             "estimated_seconds": float(f"{seconds * len(plan.slices):.3g}"),
@@ -47,38 +51,108 @@ def dry_run(
                 *plan.out.notes,
                 f"{plan.out.nbytes / 2**20:.1f} MiB, stages "
                 + " -> ".join(f"x{max(stage):g}" for stage in stages)
-                + f", about {seconds * len(plan.slices):.3g} s",
+                + f", about {seconds * len(plan.slices):.3g} s and {memory / 2**30:.1f} GiB of "
+                "memory",
             ],
         }
 
 
-def estimated_seconds(plan: Plan, planes: int, stages: list[tuple[float, float]]) -> float:
-    """Seconds for one slice, from the network's measured speed on this machine."""
-    pixels = [planes * plan.lr_shape[0] * rows * plan.lr_shape[1] * cols for rows, cols in stages]
-    if plan.method not in (Method.MZSR, Method.ZSSR):
-        return 2e-8 * pixels[-1]
-    forward, backward = _seconds_per_pixel(plan)
-    window = plan.settings.adapt.window
-    pair = planes * min(window, plan.lr_shape[0]) * min(window, plan.lr_shape[1])
+def _typical(reader: CubeReader, plan: Plan) -> list[Array]:
+    """Some slices, evenly spread, their gaps filled; without those that are constant."""
+    chosen = spread_over(plan.slices, plan.settings.calibration.slices)
+    images = [filled(reader.read(k)) for k in chosen]
+    return [image for image in images if (image != image[0, 0]).any()] or images[:1]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Timed solutions of a part of some slices: the pixels of all their stages, and seconds."""
+
+    pixels: float
+    seconds: float
+
+
+def estimated_seconds(plan: Plan, images: list[Array]) -> tuple[float, list[Scale]]:
+    """Seconds for a slice like LR ``images`` (h, w), on average, and the stages it would go
+    through, from two timed solutions of their central parts: at the first stages, or of two
+    sizes."""
+    stages = stage_scales(plan.scale, plan.solver().factor_max)
     if plan.method is Method.ZSSR:
-        crop = min(plan.settings.zssr.crop, *plan.lr_shape) ** 2
-        return len(stages) * ZSSR_ITERATIONS * crop * backward + 8 * sum(pixels) * forward
-    return (plan.settings.adapt.steps + 1) * pair * backward + sum(pixels) * forward
+        return _zssr_seconds(plan, images[0], stages), stages
+    how = plan.settings.calibration
+    sides = (how.side_small, how.side_small if len(stages) > 1 else how.side)
+    scales = (stages[0], stages[min(how.stages, len(stages)) - 1])
+    trials = []
+    for side, scale in zip(sides, scales, strict=True):
+        trial, gradual = _trial(plan, images, side, scale)
+        trials.append(trial)
+    longer = stage_scales(plan.scale, plan.solver().factor_known)
+    shape = (images[0].shape[0], images[0].shape[1])
+    pixels = gradual * _pixels(plan, shape, stages) + (1 - gradual) * _pixels(plan, shape, longer)
+    seconds = _extrapolated(trials[0], trials[1], pixels) + how.byte * _slice_bytes(plan)
+    return seconds, stages if gradual >= 0.5 else longer
 
 
-def _seconds_per_pixel(plan: Plan) -> tuple[float, float]:
-    """Forward, and forward with backward, of the network on a 128 x 128 image."""
-    network = plan.weights.network if plan.weights else networks.build(plan.settings.network, 0)
+def _extrapolated(short: Trial, long: Trial, pixels: float) -> float:
+    """Seconds for ``pixels`` on the line through two trials, or through zero and the longer one."""
+    if long.pixels == short.pixels:
+        return min(short.seconds, long.seconds) * pixels / long.pixels
+    slope = max(0.0, long.seconds - short.seconds) / (long.pixels - short.pixels)
+    return max(long.seconds + slope * (pixels - long.pixels), short.seconds)
+
+
+def _trial(plan: Plan, images: list[Array], side: int, scale: Scale) -> tuple[Trial, float]:
+    """Solve the central ``side`` x ``side`` parts of LR ``images`` by ``scale``: a mean slice, and
+    the share of those that went through gradual stages. The first is solved twice, for what is
+    made once for a cube does not count."""
+    parts = [_central(image, side) for image in images]
+    shape = (parts[0].shape[0], parts[0].shape[1])
+    rows, cols = (resize.enlarged(n, s) for n, s in zip(shape, scale, strict=True))
+    small = replace(plan, lr_shape=shape, scale=scale, shape=(rows, cols, 1))
+    solver = small.solver()
+    solve_slice(solver, parts[0], 0, small, None)
+    begin, checks = time.perf_counter(), []
+    for part in parts:
+        _, report = solve_slice(solver, part, 0, small, None)
+        checks.append(report.check)
+    seconds = (time.perf_counter() - begin) / len(parts)
+    gradual = sum(check is None or check.gradual for check in checks) / len(parts)
+    many = _pixels(small, shape, stage_scales(scale, solver.factor_max))
+    few = _pixels(small, shape, stage_scales(scale, solver.factor_known))
+    return Trial(gradual * many + (1 - gradual) * few, seconds), gradual
+
+
+def _central(image: Array, side: int) -> Array:
+    corner = [max(0, n - side) // 2 for n in image.shape]
+    return image[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+
+
+def _pixels(plan: Plan, shape: tuple[int, int], stages: list[Scale]) -> int:
+    """Pixels of all grids from LR ``shape`` on; of the last alone for methods without stages."""
+    if plan.method is not Method.MZSR:
+        stages = stages[-1:]
+    return sum(round(shape[0] * rows) * round(shape[1] * cols) for rows, cols in stages)
+
+
+def _slice_bytes(plan: Plan) -> float:
+    return plan.out.nbytes / max(1, len(plan.slices))
+
+
+def _zssr_seconds(plan: Plan, image: Array, stages: list[Scale]) -> float:
+    """Seconds that ZSSR typically takes to its stop, by the time of its gradient steps."""
+    zssr, how = plan.settings.zssr, plan.settings.calibration
+    network = networks.build(plan.settings.network, 0).to(plan.device)
     parameters = {n: p.detach().requires_grad_() for n, p in network.named_parameters()}
-    image = torch.zeros(1, 1, 128, 128, device=plan.device)
-    pair = Pair(image, image, None, 1.0)
-    times = []
-    for work in (
-        lambda: residual(network, parameters, image, plan.precision, Hints()),
-        lambda: gradient(network, parameters, pair, plan.precision, create_graph=False),
-    ):
-        work()
-        begin = time.monotonic()
-        work()
-        times.append((time.monotonic() - begin) / image.numel())
-    return times[0] * network.passes, times[1]
+    crop = torch.zeros(
+        2 if np.iscomplexobj(image) else 1, 1,
+        *(min(zssr.crop, n) for n in image.shape), device=plan.device,
+    )  # fmt: skip
+    pair = Pair(crop, crop, None, 1.0)
+    seconds = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        gradient(network, parameters, pair, plan.precision, create_graph=False)
+        seconds.append(time.perf_counter() - begin)
+    step = min(seconds)
+    enlarging = step / 3 * 8 * _pixels(replace(plan, method=Method.MZSR), plan.lr_shape, stages)
+    return len(stages) * how.zssr_iterations * step + enlarging / crop[0].numel()

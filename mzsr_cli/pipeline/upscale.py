@@ -108,7 +108,8 @@ class Plan:
     def facts(self) -> dict[str, Any]:
         """Everything that decides the result, for the journal and the provenance."""
         settings = as_dict(self.settings)
-        settings.pop("device")
+        for free in ("device", "calibration"):
+            settings.pop(free)
         weights = self.weights
         return {
             "mzsr": __version__,
@@ -160,17 +161,24 @@ def rounding_of(info: CubeInfo) -> float:
     return ROUNDING * LUMA_ROUNDING if info.format in ("png", "jpeg") else 0.0
 
 
-HR_COPIES = 21
-"""Float32 copies of an HR slice that a run holds at its peak (starts, guides, residual, ...):
-2.1 GiB were measured for 5120x5120."""
+HR_COPIES = 5
+"""Float32 copies of an HR slice that a run holds at its peak ..."""
+
+WORKING_MEMORY = 600 * 2**20
+"""... beside the program, the networks' features on a tile and the like. Measured: 1.05 GiB for
+5120x5120, 0.69 for 2560x2560, 0.80 for two planes of that."""
+
+
+def memory_needed(info: CubeInfo, hr_shape: tuple[int, int]) -> int:
+    """Bytes that a run holds at its peak, whatever the number of slices."""
+    planes = 2 if info.is_complex else 1
+    axes = sum(n * m for n, m in zip(hr_shape, info.shape[:2], strict=True))
+    return WORKING_MEMORY + 4 * HR_COPIES * planes * hr_shape[0] * hr_shape[1] + 8 * 6 * axes
 
 
 def check_memory(info: CubeInfo, hr_shape: tuple[int, int], device: torch.device) -> None:
     """Raise ResourceError where one HR slice cannot be worked on in the memory that is free."""
-    planes = 2 if info.is_complex else 1
-    pixels = hr_shape[0] * hr_shape[1]
-    axes = sum(n * m for n, m in zip(hr_shape, info.shape[:2], strict=True))
-    needed = 4 * HR_COPIES * planes * pixels + 8 * 6 * axes
+    needed = memory_needed(info, hr_shape)
     free = available_memory()
     if device.type == "cuda":
         free = min(free, torch.cuda.mem_get_info(device)[0])
