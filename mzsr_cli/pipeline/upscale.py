@@ -309,6 +309,8 @@ def upscale_cube(
     begin = time.monotonic()
     with open_cube(source, settings.variable, settings.slice_axis) as reader:
         plan = make_plan(reader.info, target, settings)
+        if resume:
+            _conclude(target)
         if resume and not overwrite and target.exists():
             return already_done(reader, plan)
         output = AtomicOutput(target, overwrite, plan.out.nbytes)
@@ -525,6 +527,18 @@ def _provenance(
         "notes": [*notes, *reader.notes, *writer.notes],
         "slice_reports": [journal.finished[k] for k in sorted(journal.finished)],
     }
+
+
+def _conclude(target: Path) -> None:
+    """Take the last steps of a run that was killed after its result had got its final name."""
+    output = AtomicOutput(target, overwrite=True)
+    text = AtomicOutput(provenance_path(target), overwrite=True)
+    if not (target.exists() and output.journal.exists()) or output.part.exists():
+        return
+    if text.part.exists():
+        text.commit()
+    with writing(output.journal):
+        output.journal.unlink()
 
 
 def _finish(output: AtomicOutput, journal: Journal, record: dict[str, Any]) -> None:
