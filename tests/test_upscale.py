@@ -6,6 +6,7 @@ import gc
 import hashlib
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pymatreader
 import pytest
 import scipy.io
 import torch
+from cube_files import digest
 from upscale_files import (
     NAME,
     H,
@@ -32,7 +34,7 @@ from upscale_files import (
 
 from mzsr_cli import __version__
 from mzsr_cli.imaging import degrade, kernels, start
-from mzsr_cli.learning import networks
+from mzsr_cli.learning import networks, superresolve
 from mzsr_cli.learning.superresolve import Solver, Stage
 from mzsr_cli.learning.weights import Weights
 from mzsr_cli.pipeline.slices import spread_over
@@ -46,6 +48,7 @@ from mzsr_cli.settings import (
     Precision,
     Sampling,
     StageSettings,
+    TileSettings,
     UpscaleSettings,
     WienerSettings,
 )
@@ -711,3 +714,54 @@ def test_cube_adapting_looks_at_every_slice(tmp_path: Path, weights: Path) -> No
 def test_slices_are_spread_evenly(count: int, most: int, found: list[int]) -> None:
     assert spread_over(range(count), most) == found
     assert spread_over(range(4, 4 + 2 * count, 2), most) == [4 + 2 * k for k in found]
+
+
+# memory ------------------------------------------------------------------------------------
+
+
+def test_smaller_tiles_where_memory_does_not_suffice(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU that is too small: the result is that of smaller tiles, and the note says so."""
+    source = save(tmp_path / "c.npy", field((61, 47, 2)))
+    whole = superresolve.tiled_residual
+
+    def tight(network: Any, parameters: Any, seen: Any, tiles: Any, *rest: Any) -> torch.Tensor:
+        if tiles.side > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(network, parameters, seen, tiles, *rest)
+
+    settings = UpscaleSettings(
+        scale=(2.0, 2.0), weights=str(weights), precision=Precision.FP32,
+        adapt=AdaptSettings(steps=1), tiles=TileSettings(side=128),
+    )  # fmt: skip
+    small = replace(settings, tiles=TileSettings(side=32))
+    upscale_cube(source, tmp_path / "small.npy", small)
+    monkeypatch.setattr(superresolve, "tiled_residual", tight)
+    record = upscale_cube(source, tmp_path / "o.npy", settings)
+    assert any("--tile 32" in note for note in record["notes"])
+    assert digest(tmp_path / "o.npy") == digest(tmp_path / "small.npy")
+
+
+def test_too_little_memory_for_the_smallest_tile(
+    tmp_path: Path,
+    weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Exit code 4, and the finished slice stays for --resume."""
+    source = save(tmp_path / "c.npy", field((61, 47, 2)))
+    whole, calls = superresolve.tiled_residual, list[int]()
+
+    def failing(*arguments: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(*arguments)
+
+    monkeypatch.setattr(superresolve, "tiled_residual", failing)
+    assert upscale(source, "--scale", 2, "--weights", weights, "--steps", 1) == 4
+    assert "memory" in capfd.readouterr().err
+    assert (tmp_path / "c_x2.npy.part").exists()
+    monkeypatch.setattr(superresolve, "tiled_residual", whole)
+    assert upscale(source, "--scale", 2, "--weights", weights, "--steps", 1, "--resume") == 0

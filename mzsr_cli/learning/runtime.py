@@ -62,6 +62,13 @@ def convolution_precision(
     return nullcontext()
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that a tensor found no memory, on a GPU or on the processor."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
 def describe_device(device: torch.device) -> str:
     """A line about the device for provenance and logs."""
     if device.type == "cuda":

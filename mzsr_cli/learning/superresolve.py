@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from mzsr_cli.imaging import degrade, gate, hints, kernels, resize, start
 from mzsr_cli.imaging.products import Products
 from mzsr_cli.imaging.stages import stage_scales
 from mzsr_cli.imaging.symmetries import SYMMETRIES, TRANSPOSITIONS, turned_back
-from mzsr_cli.learning import networks
+from mzsr_cli.learning import networks, runtime
 from mzsr_cli.learning.adapt import (
     NETWORK,
     START,
@@ -50,6 +50,10 @@ CLASSICAL = (
     Method.BACK_PROJECTION,
 )
 """Methods without learning, in order of preference."""
+
+
+TILE_MIN = 32
+"""Smallest side of a tile that is tried, in pixels of the network's grid."""
 
 
 def classical(
@@ -98,6 +102,8 @@ class SliceReport:
     losses: list[float] = field(default_factory=list)
     check: Verdict | None = None
     trust: float = 1.0
+    tile: int | None = None
+    """Side of the tiles where memory did not suffice for those asked for."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -106,6 +112,8 @@ class SliceReport:
             report |= {"steps": self.steps, "loss": [self.losses[0], min(self.losses)]}
         if self.losses or self.check is not None:
             report["trust"] = round(self.trust, 4)
+        if self.tile is not None:
+            report["tile"] = self.tile
         if self.check is not None:
             report["check"] = {
                 "informative": self.check.informative,
@@ -141,6 +149,8 @@ class Solver:
         self.settings = settings
         self.precision = precision
         self.device = device
+        self.tiles = settings.tiles
+        """Smaller than the settings' once memory did not suffice."""
         self._stages: dict[tuple[float, bool], list[Stage]] = {}
         self._sons: dict[float, dict[tuple[int, int], Stage]] = {}
         self._parameters: Parameters = weights.parameters() if weights is not None else {}
@@ -273,6 +283,8 @@ class Solver:
         # 5. Super-resolve, gradually where the slice resembles its son.
         stages = self.stages(noise, gradual=report.check is None or report.check.gradual)
         added = self._added(parameters, planes, zero, stages, final, report)
+        if self.tiles != self.settings.tiles:
+            report.tile = self.tiles.side
         return added.add_(final.image), report
 
     # -- several slices ---------------------------------------------------------------------
@@ -450,18 +462,31 @@ class Solver:
         """The network's output (P, H, W), or its mean over the symmetries of the sampling."""
         network, settings = self._network, self.settings
         if not settings.adapt.self_ensemble:
-            return tiled_residual(network, parameters, seen, settings.tiles, self.precision, facts)
+            return self._tiled(parameters, seen, facts)
         phased = network.stride > 1 and settings.sampling is Sampling.DIRECT
         ensemble: Sequence[int] = TRANSPOSITIONS if phased else SYMMETRIES
         total = torch.zeros(seen.shape, device=self.device)
         for which in ensemble:
             told = hints.Hints(None, facts).turned(which)
-            output = tiled_residual(
-                network, parameters, seen_turned(seen, which), settings.tiles, self.precision,
-                told.facts,
-            )  # fmt: skip
+            output = self._tiled(parameters, seen_turned(seen, which), told.facts)
             total += turned_back(output, which)
         return total.div_(len(ensemble))
+
+    def _tiled(
+        self, parameters: Parameters, seen: Seen, facts: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The network over tiles; where memory does not suffice, over smaller ones from then on."""
+        while True:
+            try:
+                return tiled_residual(
+                    self._network, parameters, seen, self.tiles, self.precision, facts
+                )
+            except (RuntimeError, MemoryError) as error:
+                if not runtime.is_out_of_memory(error) or self.tiles.side < 2 * TILE_MIN:
+                    raise
+            self.tiles = replace(self.tiles, side=self.tiles.side // 2)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     # -- the pair (son, LR) -----------------------------------------------------------------
 

@@ -403,15 +403,22 @@ def _solve_all(
 
 
 def _doubts(journal: Journal) -> list[str]:
-    """A warning where the self-check found slices that interpolation does not recover."""
-    checks = [facts.get("check", {}) for facts in journal.finished.values()]
-    lost = sum(bool(check.get("hopeless")) for check in checks)
-    if lost == 0:
-        return []
-    return [
-        f"{lost} of {len(checks)} slices: the self-check finds nothing to gain (sampled too "
-        "coarsely, or sparse): expect little more than the given samples there"
-    ]
+    """A warning where the self-check found slices that interpolation does not recover, and a word
+    where memory did not suffice for the tiles."""
+    reports, notes = journal.finished.values(), []
+    lost = sum(bool(report.get("check", {}).get("hopeless")) for report in reports)
+    if lost > 0:
+        notes.append(
+            f"{lost} of {len(reports)} slices: the self-check finds nothing to gain (sampled too "
+            "coarsely, or sparse): expect little more than the given samples there"
+        )
+    tiles = [report["tile"] for report in reports if "tile" in report]
+    if tiles:
+        notes.append(
+            f"{len(tiles)} of {len(reports)} slices: memory did not suffice, smaller tiles were "
+            f"used; --tile {min(tiles)} spares the attempts"
+        )
+    return notes
 
 
 class PlaneSolver(Protocol):
