@@ -501,6 +501,23 @@ class Extra(StrEnum):
 
 
 @dataclass(frozen=True)
+class SpeedSettings:
+    """What ``mzsr benchmark --speed`` measures."""
+
+    matrix: int = 2048
+    """Side of the square matrices whose product is the machine's limit."""
+    plane_side: int = 1024
+    """Side of the plane that the network goes over in tiles."""
+    pair_large: int = 256
+    """Side of the larger of the pairs on which a gradient step is timed."""
+    slice_side: int = 256
+    """Side of the LR slice that is timed as a whole."""
+    seconds: float = 1.0
+    repeats: int = 5
+    """Least time and least number of repetitions of each measurement."""
+
+
+@dataclass(frozen=True)
 class BenchmarkSettings:
     """What ``mzsr benchmark`` compares. Empty ``degradations``: those of the kind of data."""
 
@@ -518,6 +535,7 @@ class BenchmarkSettings:
     device: str = "auto"
     seed: int = 0
     tv: TvSettings = field(default_factory=TvSettings)
+    speed: SpeedSettings = field(default_factory=SpeedSettings)
 
 
 IMAGE_DEGRADATIONS = ("bicubic", "g0.2d", "g2.0d", "ganid", "g1.3b")

@@ -9,6 +9,7 @@ import click
 
 from mzsr_cli.cli import options as opt
 from mzsr_cli.cli import show
+from mzsr_cli.errors import UsageError
 from mzsr_cli.settings import (
     CUBE_DEGRADATIONS,
     IMAGE_DEGRADATIONS,
@@ -21,7 +22,10 @@ _FILE = click.Path(dir_okay=False)
 
 
 @click.command("benchmark")
-@click.argument("data", nargs=-1, required=True, metavar="DATA...")
+@click.argument("data", nargs=-1, metavar="DATA...")
+@click.option("--speed", is_flag=True, help="Instead, without DATA: the network's "
+              "operations a second beside the machine's matrix product, and its share of a "
+              "slice's time.")  # fmt: skip
 @click.option("--scale", type=opt.Scale(), default=f"{_DEFAULTS.scale[0]:g}",
               help="Factor, 1.1 to 32; 4x1.5 is rows x columns.")  # fmt: skip
 @click.option("--degradation", "degradations", multiple=True, metavar="NAME|KERNEL/SAMPLING",
@@ -62,6 +66,10 @@ def command(**options: Any) -> None:
     from mzsr_cli.pipeline.benchmark import Outputs, benchmark
     from mzsr_cli.pipeline.benchmark_report import caption, rows
 
+    if options["speed"]:
+        return _speed(options)
+    if not options["data"]:
+        raise UsageError("no DATA. Name folders of images or cubes, or type --speed.")
     names = ("record", "markdown", "figure")
     paths = {name: Path(options[name]) if options[name] else None for name in names}
     with show.benchmark_ticker(options["quiet"]) as ticker:
@@ -76,6 +84,24 @@ def command(**options: Any) -> None:
     if not options["quiet"]:
         show.line(caption(record))
     show.table("", rows(record))
+
+
+def _speed(options: dict[str, Any]) -> None:
+    """Measure and show; with --json the figures go to that file."""
+    import json
+
+    from mzsr_cli.pipeline.speed import measure
+    from mzsr_cli.pipeline.targets import write_whole
+
+    found = measure(_settings(options))
+    if options["record"]:
+        write_whole(Path(options["record"]), json.dumps(found, indent=2) + "\n")
+    one, side = found["slice"], found["slice"]["side"]
+    show.table("", found["rows"])
+    show.line(
+        f"{found['device']}, {found['precision']}, {found['weights']}: a {side}x{side} slice at x2 "
+        f"takes {one['seconds']:.2f} s, {one['network_share']:.0%} of it in the network"
+    )
 
 
 def _settings(options: dict[str, Any]) -> BenchmarkSettings:

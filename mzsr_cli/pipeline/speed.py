@@ -1,0 +1,184 @@
+"""``mzsr benchmark --speed``: the network beside the machine's own limit, and what is beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mzsr_cli.imaging import kernels
+from mzsr_cli.learning import catalog, runtime
+from mzsr_cli.learning.adapt import adapt, tiled_residual
+from mzsr_cli.learning.inner import Pair, Parameters, gradient
+from mzsr_cli.learning.seen import Whole
+from mzsr_cli.learning.superresolve import Solver
+from mzsr_cli.learning.weights import Weights, load_weights
+from mzsr_cli.settings import (
+    BenchmarkSettings,
+    Method,
+    Precision,
+    SpeedSettings,
+    UpscaleSettings,
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row: what was run, its floating-point operations, the median of its seconds, and its
+    share of the matrix product's speed."""
+
+    part: str
+    operations: float
+    seconds: float
+    share: float
+
+    @property
+    def gflops(self) -> float:
+        """10^9 operations a second."""
+        return self.operations / self.seconds / 1e9
+
+
+def measure(settings: BenchmarkSettings) -> dict[str, Any]:
+    """Matrix product, inference and adaptation in the same precision, and one slice as a whole.
+
+    Raises DeviceError, WeightsError.
+    """
+    how = settings.speed
+    device = runtime.pick_device(settings.device)
+    precision = runtime.pick_precision(settings.precision, device)
+    weights = load_weights(_weights(settings), device)
+    peak = _matrix_product(how, precision, device)
+    network = _Network(weights, precision, device, how)
+    rows = [
+        peak,
+        network.inference(peak),
+        network.adaptation(peak, how.pair_large),
+        network.adaptation(peak, UpscaleSettings().adapt.window),
+    ]
+    whole, share = _slice(network, settings)
+    return {
+        "device": runtime.describe_device(device),
+        "precision": str(precision),
+        "weights": weights.name,
+        "rows": [
+            {"part": m.part, "GFLOP": m.operations / 1e9, "seconds": m.seconds,
+             "GFLOP/s": m.gflops, "share of matrix product": m.share}
+            for m in rows
+        ],
+        "slice": {"seconds": whole, "network_share": share, "side": how.slice_side},
+    }  # fmt: skip
+
+
+def _weights(settings: BenchmarkSettings) -> Path:
+    if settings.weights is not None:
+        return catalog.find(settings.weights)
+    return next(path for path in catalog.shipped() if path.stem.startswith("channels"))
+
+
+def _seconds(work: Callable[[], object], device: torch.device, how: SpeedSettings) -> float:
+    """Median of the seconds that ``work`` takes, after a first time that does not count."""
+    work()
+    found: list[float] = []
+    while sum(found) < how.seconds or len(found) < how.repeats:
+        begin = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        found.append(time.perf_counter() - begin)
+    return float(np.median(found))
+
+
+def _matrix_product(how: SpeedSettings, precision: Precision, device: torch.device) -> Measured:
+    dtype = torch.bfloat16 if precision is Precision.BF16 else torch.float32
+    rng = torch.Generator().manual_seed(0)
+    one, other = (
+        torch.randn(how.matrix, how.matrix, generator=rng).to(device, dtype) for _ in range(2)
+    )
+    seconds = _seconds(lambda: one @ other, device, how)
+    return Measured(f"matrix product, {how.matrix}", 2.0 * how.matrix**3, seconds, 1.0)
+
+
+@dataclass(frozen=True)
+class _Network:
+    weights: Weights
+    precision: Precision
+    device: torch.device
+    how: SpeedSettings
+
+    def inference(self, peak: Measured) -> Measured:
+        """Tiles of a large plane."""
+        side = self.how.plane_side
+        seen, facts = self._seen(side), torch.zeros(8, device=self.device)
+        tiles, network = UpscaleSettings().tiles, self.weights.network
+        parameters = self.weights.parameters()
+
+        def work() -> torch.Tensor:
+            return tiled_residual(network, parameters, seen, tiles, self.precision, facts)
+
+        return self._measured(f"inference, {side}x{side}", work, peak)
+
+    def adaptation(self, peak: Measured, side: int) -> Measured:
+        """A gradient step on a pair of ``side`` pixels."""
+        network, pair = self.weights.network, self._pair(side)
+        parameters: Parameters = {
+            name: p.detach().requires_grad_() for name, p in self.weights.parameters().items()
+        }
+
+        def work() -> object:
+            return gradient(network, parameters, pair, self.precision, create_graph=False)
+
+        return self._measured(f"gradient step, {side}x{side}", work, peak)
+
+    def _measured(self, part: str, work: Callable[[], object], peak: Measured) -> Measured:
+        with FlopCounterMode(display=False) as counter:
+            work()
+        operations = float(counter.get_total_flops())
+        seconds = _seconds(work, self.device, self.how)
+        return Measured(part, operations, seconds, operations / seconds / 1e9 / peak.gflops)
+
+    def _seen(self, side: int) -> Whole:
+        shown = torch.zeros(1, self.weights.network.guides, side, side, device=self.device)
+        return Whole(_plane(side).to(self.device), shown if self.weights.network.guides else None)
+
+    def _pair(self, side: int) -> Pair:
+        image = _plane(side).to(self.device)[:, None]
+        return Pair(image, image, None, 1.0)
+
+
+def _plane(side: int) -> torch.Tensor:
+    """Blocks and noise (1, side, side) in [0, 1]: a slice that the network has work on."""
+    rng = np.random.default_rng(0)
+    blocks = rng.random((side // 16 + 1, side // 16 + 1)).repeat(16, 0).repeat(16, 1)
+    noisy = 0.9 * blocks[:side, :side] + 0.1 * rng.random((side, side))
+    return torch.from_numpy(noisy.astype(np.float32))[None]
+
+
+def _slice(network: _Network, settings: BenchmarkSettings) -> tuple[float, float]:
+    """Seconds of a slice at x2 with the default steps, and the network's share of them: its steps
+    and its inference, each timed alone."""
+    how, side = settings.speed, settings.speed.slice_side
+    upscale = UpscaleSettings(scale=(2.0, 2.0))
+    solver = Solver(
+        (side, side), (2.0, 2.0), (2 * side, 2 * side), kernels.delta(), Method.MZSR,
+        network.weights, upscale, network.precision, network.device,
+    )  # fmt: skip
+    plane = _plane(side)
+    whole = _seconds(lambda: solver.solve(plane, 0, 0.0), network.device, how)
+    parameters, pair = network.weights.parameters(), network._pair(upscale.adapt.window)
+    seen, facts = network._seen(2 * side), torch.zeros(8, device=network.device)
+    model, rates = network.weights.network, {n: torch.zeros(1) for n in parameters}
+
+    def steps() -> object:
+        return adapt(model, parameters, rates, [pair], upscale.adapt, network.precision)
+
+    def inference() -> object:
+        return tiled_residual(model, parameters, seen, upscale.tiles, network.precision, facts)
+
+    alone = sum(_seconds(work, network.device, how) for work in (steps, inference))
+    return whole, alone / whole
