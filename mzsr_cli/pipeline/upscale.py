@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -299,16 +299,20 @@ def upscale_cube(
     overwrite: bool = False,
     on_plan: Callable[[Plan], None] = lambda plan: None,
     on_slice: OnSlice = lambda done, count, report: None,
+    executor: Executor | None = None,
 ) -> dict[str, Any]:
     """Super-resolve ``source`` into ``target``; returns the provenance, written beside it.
 
-    Reads, solves and writes one slice at a time. An input that turns out to be bad leaves
-    nothing behind; an interrupted run leaves NAME.part and NAME.journal for ``resume``.
+    Reads, solves and writes one slice at a time; with another ``executor`` than InProcess, slices
+    are solved elsewhere, but read and written here, to the same bytes. An input that turns out
+    to be bad leaves nothing behind; an interrupted run leaves NAME.part and NAME.journal for
+    ``resume``.
     Raises MzsrError of every kind.
     """
     begin = time.monotonic()
+    executor = executor or InProcess()
     with open_cube(source, settings.variable, settings.slice_axis) as reader:
-        plan = make_plan(reader.info, target, settings)
+        plan = executor.adopted(make_plan(reader.info, target, settings))
         if resume:
             _conclude(target)
         if resume and not overwrite and target.exists():
@@ -316,9 +320,12 @@ def upscale_cube(
         output = AtomicOutput(target, overwrite, plan.out.nbytes)
         on_plan(plan)
         with _writing(reader, plan, output, resume) as (writer, journal):
-            _solve_all(reader, plan, writer, journal, on_slice)
+            done = {k for k in journal.finished if journal.matches(k, writer.read(k))}
+            job = Job(plan, reader, _cube_range(reader, plan), frozenset(done))
+            _solve_all(job, executor, writer, journal, on_slice)
             notes = [*plan.notes, *_doubts(journal), *_chroma(reader, writer, plan)]
-        record = _provenance(reader, writer, journal, plan, notes, time.monotonic() - begin)
+        facts = executor.facts(plan) | {"seconds": round(time.monotonic() - begin, 3)}
+        record = _provenance(reader, writer, journal, plan, notes, facts)
         _finish(output, journal, record)
     return record
 
@@ -374,32 +381,118 @@ def _writing(
 
 
 def _solve_all(
-    reader: CubeReader, plan: Plan, writer: CubeWriter, journal: Journal, on_slice: OnSlice
+    job: Job, executor: Executor, writer: CubeWriter, journal: Journal, on_slice: OnSlice
 ) -> None:
-    cube_range = _cube_range(reader, plan)
-    solver = plan.solver()
-    adapting = plan.settings.adapt
-    if adapting.mode is Adapting.CUBE:
-        chosen = spread_over(plan.slices, adapting.cube_slices)
-        samples = (_sample(_clean(reader.read(k), plan, k), plan, cube_range) for k in chosen)
-        solver.learn(sample for sample in samples if sample is not None)
-    done = [k for k in journal.finished if journal.matches(k, writer.read(k))]
-    for position, k in enumerate(plan.slices):
-        if position in done:
-            if adapting.mode is Adapting.WARM:
-                sample = _sample(_clean(reader.read(k), plan, k), plan, cube_range)
+    """Write and journal each slice that ``executor`` solves, in whatever order they come."""
+    count = len(job.plan.slices)
+    for position in range(len(job.done)):
+        on_slice(position + 1, count, None)
+    with closing(executor.solve(job)) as results:
+        for finished, solved in enumerate(results, len(job.done) + 1):
+            begin = time.monotonic()
+            writer.write(solved.position, solved.image)
+            writer.flush()
+            seconds = round(solved.seconds + time.monotonic() - begin, 3)
+            facts = solved.report.as_dict() | {"slice": solved.k, "seconds": seconds}
+            journal.add(solved.position, writer.read(solved.position), facts)
+            on_slice(finished, count, solved.report)
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Slice ``k`` of the input, done: its place in the result, its samples (H, W) in the result's
+    dtype, what happened to it, and the seconds it took."""
+
+    position: int
+    k: int
+    image: NDArray[Any]
+    report: SliceReport
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """The slices of a plan that are still to do (all but the positions in ``done``)."""
+
+    plan: Plan
+    reader: CubeReader
+    cube_range: Range | None
+    done: frozenset[int]
+
+    def todo(self) -> list[tuple[int, int]]:
+        """(position in the result, slice of the input) of each slice that is to be solved."""
+        return [(i, k) for i, k in enumerate(self.plan.slices) if i not in self.done]
+
+    def image(self, k: int) -> NDArray[Any]:
+        """Slice ``k`` (h, w) of the input, finite. Raises InputError."""
+        return _clean(self.reader.read(k), self.plan, k)
+
+    def sample(self, k: int) -> Sample | None:
+        """Slice ``k``, normalised; None where it is constant. Raises InputError."""
+        return _sample(self.image(k), self.plan, self.cube_range)
+
+    def shared(self) -> Iterator[Sample]:
+        """The slices that ``--adapt cube`` takes its steps on; none with another ``--adapt``."""
+        adapting = self.plan.settings.adapt
+        if adapting.mode is Adapting.CUBE:
+            samples = map(self.sample, spread_over(self.plan.slices, adapting.cube_slices))
+            yield from (sample for sample in samples if sample is not None)
+
+
+class Executor(Protocol):
+    """What solves the slices of a job: this process, or workers (pipeline.workers)."""
+
+    def adopted(self, plan: Plan) -> Plan:
+        """The plan with the device and the precision of where it will be carried out."""
+        ...
+
+    def facts(self, plan: Plan) -> dict[str, Any]:
+        """Where it was carried out, for the provenance."""
+        ...
+
+    def solve(self, job: Job) -> Generator[Solved]:
+        """Each slice that is still to do, once, in any order. Raises MzsrError."""
+        ...
+
+
+class InProcess:
+    """Solves one slice after the other in this process."""
+
+    def adopted(self, plan: Plan) -> Plan:
+        """See Executor.adopted."""
+        return plan
+
+    def facts(self, plan: Plan) -> dict[str, Any]:
+        """See Executor.facts."""
+        return {"device_used": runtime.describe_device(plan.device)}
+
+    def solve(self, job: Job) -> Generator[Solved]:
+        """See Executor.solve."""
+        solver = job.plan.solver()
+        solver.learn(job.shared())
+        for position, k in enumerate(job.plan.slices):
+            if position not in job.done:
+                begin = time.monotonic()
+                solved = solve_one(solver, job.image(k), position, k, job.plan, job.cube_range)
+                yield replace(solved, seconds=time.monotonic() - begin)
+            elif job.plan.settings.adapt.mode is Adapting.WARM:
+                sample = job.sample(k)
                 if sample is not None:
                     solver.follow(sample)
-            on_slice(position + 1, len(plan.slices), None)
-            continue
-        begin = time.monotonic()
-        image = _clean(reader.read(k), plan, k)
-        result, report = solve_slice(solver, image, k, plan, cube_range)
-        writer.write(position, result)
-        writer.flush()
-        facts = report.as_dict() | {"slice": k, "seconds": round(time.monotonic() - begin, 3)}
-        journal.add(position, writer.read(position), facts)
-        on_slice(position + 1, len(plan.slices), report)
+
+
+def solve_one(
+    solver: PlaneSolver,
+    image: NDArray[Any],
+    position: int,
+    k: int,
+    plan: Plan,
+    cube_range: Range | None,
+) -> Solved:
+    """Slice ``k`` (h, w) to its result in the dtype of the result."""
+    begin = time.monotonic()
+    result, report = solve_slice(solver, image, k, plan, cube_range)
+    return Solved(position, k, result, report, time.monotonic() - begin)
 
 
 def _doubts(journal: Journal) -> list[str]:
@@ -505,7 +598,8 @@ def enlarge_chroma(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Chroma planes (h, w) of an LR image to (H, W), cubic on the grid of the sampling."""
     settings = replace(plan.settings, method=Method.BICUBIC)
-    solver = replace(plan, settings=settings, method=Method.BICUBIC, weights=None).solver()
+    here = replace(plan, settings=settings, method=Method.BICUBIC, weights=None)
+    solver = replace(here, device=torch.device("cpu")).solver()
     planes = torch.from_numpy(np.stack(chroma).astype(np.float32))
     high, _ = solver.solve(planes, 0, 0.0)
     blue, red = high.cpu().numpy()
@@ -518,7 +612,7 @@ def _provenance(
     journal: Journal,
     plan: Plan,
     notes: list[str],
-    seconds: float,
+    facts: dict[str, Any],
 ) -> dict[str, Any]:
     return {
         "command": "upscale",
@@ -529,8 +623,7 @@ def _provenance(
         **plan.facts(),
         "input_identity": input_identity(reader.info),
         "format": plan.out.format,
-        "device_used": runtime.describe_device(plan.device),
-        "seconds": round(seconds, 3),
+        **facts,
         "notes": [*notes, *reader.notes, *writer.notes],
         "slice_reports": [journal.finished[k] for k in sorted(journal.finished)],
     }
