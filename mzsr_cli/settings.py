@@ -490,6 +490,23 @@ class UpscaleSettings:
             raise UsageError(f"--steps {self.adapt.steps}: must be 0 or more.")
 
 
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How slices are spread over workers (pipeline.workers); decides no result. In seconds:
+    ``connect`` until a scheduler answers, ``patience`` for a first worker or another one."""
+
+    tasks: int = 2
+    """Tasks in flight for each worker: one that it solves, one that waits for it."""
+    run: int = 4
+    """Most slices of a task ..."""
+    run_bytes: int = 16 * 2**20
+    """... and about as many bytes of results in it ..."""
+    rounds: int = 4
+    """... and at most one of this many equal tasks for each worker of what is left."""
+    connect: float = 30.0
+    patience: float = 60.0
+
+
 class Extra(StrEnum):
     """Methods that only the benchmark has."""
 

@@ -139,6 +139,11 @@ def test_click_and_rich_live_in_cli_only() -> None:
     assert breaches(others, "click", "rich") == []
 
 
+def test_dask_is_imported_by_one_module() -> None:
+    found = breaches(tuple(RANKS), "dask", "distributed")
+    assert found and all(b.startswith("mzsr_cli/pipeline/workers.py:") for b in found)
+
+
 def documented(node: ast.AST, outer: str = "") -> Iterator[tuple[str, bool]]:
     """(name, has a docstring) of the public functions, classes and methods under ``node``."""
     for child in ast.iter_child_nodes(node):
@@ -163,7 +168,7 @@ def heavy_after(*arguments: str) -> set[str]:
     code = (
         "import sys; from mzsr_cli.cli.main import exit_code; "
         f"code = exit_code({list(arguments)!r}); "
-        "heavy = {'torch', 'scipy', 'h5py', 'numpy', 'PIL'} & set(sys.modules); "
+        "heavy = {'torch', 'scipy', 'h5py', 'numpy', 'PIL', 'distributed'} & set(sys.modules); "
         "print('CODE', code, *heavy)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

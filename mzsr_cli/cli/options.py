@@ -86,6 +86,12 @@ slice_axis_option = click.option(
 slices_option = click.option(
     "--slices", default=_DEFAULTS.slices, metavar="A:B[:STEP]|N", help="Only these. [all]"
 )
+workers_option = click.option(
+    "--workers", type=click.IntRange(1), help="Solve on so many worker processes of this machine."
+)
+scheduler_option = click.option(
+    "--scheduler", metavar="tcp://HOST:PORT", help="Solve on the workers of a dask scheduler."
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing results.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Result as JSON on stdout.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")

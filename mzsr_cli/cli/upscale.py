@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import click
 from mzsr_cli.cli import options as opt
 from mzsr_cli.cli import show
 from mzsr_cli.cli.batch import Batch
+from mzsr_cli.errors import UsageError
 from mzsr_cli.settings import (
     Adapting,
     AdaptSettings,
@@ -69,6 +72,8 @@ _ADAPT = AdaptSettings()
 @opt.device_option
 @opt.precision_option
 @opt.seed_option
+@opt.workers_option
+@opt.scheduler_option
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 @opt.overwrite_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
@@ -89,17 +94,42 @@ def command(**options: Any) -> int:
     settings = _settings(options)
     check_request(settings)
     sources = batch.expand(options["inputs"])
-    for source, target in plan_targets(sources, options["output"], _tag(settings)):
-        report = _one(batch, source, target, settings, options)
-        if report is not None and not options["quiet"]:
-            _say(report)
+    pairs = plan_targets(sources, options["output"], _tag(settings))
+    with _executor(settings, options) as executor:
+        for source, target in pairs:
+            report = _one(batch, source, target, settings, options, executor)
+            if report is not None and not options["quiet"]:
+                _say(report)
     if options["as_json"]:
         show.json_result(batch.as_json())
     return batch.finish(options["quiet"])
 
 
+def _executor(settings: UpscaleSettings, options: dict[str, Any]) -> AbstractContextManager[Any]:
+    """What solves slices: None is this process. Raises UsageError, ResourceError."""
+    count, address = options["workers"], options["scheduler"]
+    if count is None and address is None:
+        return nullcontext()
+    if count is not None and address is not None:
+        raise UsageError("type either --workers or --scheduler, not both.")
+    if find_spec("distributed") is None:
+        name = "--workers" if count else "--scheduler"
+        raise UsageError(f"{name}: needs dask.distributed; type pip install 'mzsr[distributed]'.")
+    from mzsr_cli.pipeline import workers
+
+    workers.check_request(settings)
+    if options["dry_run"]:
+        return nullcontext()
+    return workers.local_workers(count) if count else workers.scheduler_workers(address)
+
+
 def _one(
-    batch: Batch, source: Path, target: Path, settings: UpscaleSettings, options: dict[str, Any]
+    batch: Batch,
+    source: Path,
+    target: Path,
+    settings: UpscaleSettings,
+    options: dict[str, Any],
+    executor: Any,
 ) -> dict[str, Any] | None:
     """Do, or plan, one input; its report, or None where it failed."""
     from mzsr_cli.pipeline.dry_run import dry_run
@@ -119,6 +149,7 @@ def _one(
             overwrite=options["overwrite"],
             on_plan=ticker.plan,
             on_slice=ticker.slice,
+            executor=executor,
         )
         return batch.add(str(source), work)
 
@@ -171,8 +202,9 @@ def _say(report: dict[str, Any]) -> None:
         show.line(f"{name}: {note}")
     shapes = ("x".join(map(str, report[key])) for key in ("lr_shape", "shape"))
     weights = report["weights"]["name"] if report["weights"] else "no weights"
+    count = report.get("workers")
     verb = "would be written" if report.get("dry_run") else f"{report['seconds']:.1f} s"
     show.line(
         f"{report['output']}: {' -> '.join(shapes)} {report['dtype']}, {report['method']} "
-        f"({weights}), {verb}"
+        f"({weights}), {verb}" + (f", {count} workers" if count else "")
     )
