@@ -292,6 +292,14 @@ def test_threads_of_local_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [workers._threads_each(n) for n in (1, 3, 11, 20)] == [11, 3, 1, 1]
 
 
+def test_environment_of_local_workers(pool: OnDask) -> None:
+    """One thread, and dask's setting of malloc left out, with which slices take 1.5 times as
+    long."""
+    for found in pool.client.run(lambda: dict(os.environ)).values():
+        assert found["OMP_NUM_THREADS"] == found["OPENBLAS_NUM_THREADS"] == "1"
+        assert "MALLOC_TRIM_THRESHOLD_" not in found
+
+
 # -- requests that make no sense ----------------------------------------------------------------
 
 
@@ -376,7 +384,7 @@ def test_a_lost_scheduler_keeps_finished_slices(
     source, settings = save(tmp_path / "c.npy", field(SHAPE)), settings_of(weights)
     upscale_cube(source, tmp_path / "alone.npy", settings)
     dask, target = cluster(), tmp_path / "shared.npy"
-    with scheduler_workers(dask.address) as executor:
+    with scheduler_workers(dask.address, WorkerSettings(connect=5)) as executor:
         kill = At(3, dask.scheduler.kill)
         with pytest.raises(ResourceError, match=r"lost.*--resume"):
             upscale_cube(source, target, settings, executor=executor, on_slice=kill)

@@ -65,9 +65,9 @@ def local_workers(count: int, settings: WorkerSettings | None = None) -> Iterato
     settings = settings or WorkerSettings()
     threads = _threads_each(count)
     with ExitStack() as stack:
-        stack.enter_context(_quiet())
+        stack.enter_context(_configured(settings, threads))
         try:
-            cluster = stack.enter_context(_cluster(count, threads))
+            cluster = stack.enter_context(_cluster(count))
             client = stack.enter_context(_client(cluster, settings))
             client.register_plugin(Undisturbed())
             client.wait_for_workers(count, settings.patience)
@@ -86,7 +86,7 @@ def scheduler_workers(address: str, settings: WorkerSettings | None = None) -> I
     """
     settings = settings or WorkerSettings()
     with ExitStack() as stack:
-        stack.enter_context(_quiet())
+        stack.enter_context(_configured(settings))
         client = stack.enter_context(_connected(address, settings))
         yield OnDask(client, settings, None)
 
@@ -121,8 +121,7 @@ def _threads_each(count: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // count)
 
 
-def _cluster(count: int, threads: int) -> LocalCluster:
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+def _cluster(count: int) -> LocalCluster:
     return LocalCluster(
         n_workers=count,
         threads_per_worker=1,
@@ -132,7 +131,6 @@ def _cluster(count: int, threads: int) -> LocalCluster:
         dashboard_address=None,
         scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
         memory_limit=0,
-        env=dict.fromkeys(names, str(threads)),
         silence_logs=logging.CRITICAL,
     )
 
@@ -142,13 +140,24 @@ def _client(cluster: LocalCluster | str, settings: WorkerSettings) -> Client:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Dask's own messages left out, which say in many lines what our errors say in one."""
+def _configured(settings: WorkerSettings, threads: int = 1) -> Iterator[None]:
+    """Dask's own messages left out, which say in many lines what our errors say in one; our
+    patience with connections; ``threads`` threads in workers that it starts.
+
+    Its MALLOC_TRIM_THRESHOLD_ is left out too: with it every large tensor is fresh memory, and a
+    slice took 1.5 times as long.
+    """
     logger = logging.getLogger("distributed")
     before = logger.level
     logger.setLevel(logging.CRITICAL + 1)
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    options = {
+        "distributed.admin.large-graph-warning-threshold": "1TB",
+        "distributed.comm.timeouts.connect": settings.connect,
+        "distributed.nanny.pre-spawn-environ": dict.fromkeys(names, threads),
+    }
     try:
-        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
+        with dask.config.set(options):
             yield
     finally:
         logger.setLevel(before)
