@@ -15,6 +15,7 @@ from mzsr_cli.errors import MzsrError
 
 COMMANDS = {
     "upscale": "Super-resolve cubes.",
+    "merge": "Join results of --slices into one cube.",
     "degrade": "Make an LR cube from an HR one, with a known degradation.",
     "evaluate": "Compare an SR cube with its HR truth.",
     "benchmark": "Compare methods on known degradations, in one table.",

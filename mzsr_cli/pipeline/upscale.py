@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -323,7 +323,11 @@ def upscale_cube(
             done = {k for k in journal.finished if journal.matches(k, writer.read(k))}
             job = Job(plan, reader, _cube_range(reader, plan), frozenset(done))
             _solve_all(job, executor, writer, journal, on_slice)
-            notes = [*plan.notes, *_doubts(journal), *_chroma(reader, writer, plan)]
+            notes = [
+                *plan.notes,
+                *doubts(journal.finished.values()),
+                *_chroma(reader, writer, plan),
+            ]
         facts = executor.facts(plan) | {"seconds": round(time.monotonic() - begin, 3)}
         record = _provenance(reader, writer, journal, plan, notes, facts)
         _finish(output, journal, record)
@@ -495,16 +499,19 @@ def solve_one(
     return Solved(position, k, result, report, time.monotonic() - begin)
 
 
-def _doubts(journal: Journal) -> list[str]:
+DOUBT = (
+    "the self-check finds nothing to gain (sampled too coarsely, or sparse): expect little more "
+    "than the given samples there"
+)
+
+
+def doubts(reports: Collection[Mapping[str, Any]]) -> list[str]:
     """A warning where the self-check found slices that interpolation does not recover, and a word
     where memory did not suffice for the tiles."""
-    reports, notes = journal.finished.values(), []
+    notes = []
     lost = sum(bool(report.get("check", {}).get("hopeless")) for report in reports)
     if lost > 0:
-        notes.append(
-            f"{lost} of {len(reports)} slices: the self-check finds nothing to gain (sampled too "
-            "coarsely, or sparse): expect little more than the given samples there"
-        )
+        notes.append(f"{lost} of {len(reports)} slices: {DOUBT}")
     tiles = [report["tile"] for report in reports if "tile" in report]
     if tiles:
         notes.append(
