@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -387,19 +388,31 @@ def _writing(
 def _solve_all(
     job: Job, executor: Executor, writer: CubeWriter, journal: Journal, on_slice: OnSlice
 ) -> None:
-    """Write and journal each slice that ``executor`` solves, in whatever order they come."""
-    count = len(job.plan.slices)
+    """Write and journal each slice that ``executor`` solves, in whatever order they come, while it
+    solves the next. When this returns or raises, every slice that was reported is journalled (or
+    its own error is raised)."""
+    count, written = len(job.plan.slices), Future[None]()
+    written.set_result(None)
     for position in range(len(job.done)):
         on_slice(position + 1, count, None)
-    with closing(executor.solve(job)) as results:
+    with closing(executor.solve(job)) as results, ThreadPoolExecutor(1) as other:
         for finished, solved in enumerate(results, len(job.done) + 1):
-            begin = time.monotonic()
-            writer.write(solved.position, solved.image)
-            writer.flush()
-            seconds = round(solved.seconds + time.monotonic() - begin, 3)
-            facts = solved.report.as_dict() | {"slice": solved.k, "seconds": seconds}
-            journal.add(solved.position, writer.read(solved.position), facts)
-            on_slice(finished, count, solved.report)
+            written.result()
+            written = other.submit(_store, solved, writer, journal)
+            report = solved.report
+            del solved
+            on_slice(finished, count, report)
+        written.result()
+
+
+def _store(solved: Solved, writer: CubeWriter, journal: Journal) -> None:
+    """A solved slice to its place, made durable, read back and noted."""
+    begin = time.monotonic()
+    writer.write(solved.position, solved.image)
+    writer.flush()
+    seconds = round(solved.seconds + time.monotonic() - begin, 3)
+    facts = solved.report.as_dict() | {"slice": solved.k, "seconds": seconds}
+    journal.add(solved.position, writer.read(solved.position), facts)
 
 
 @dataclass(frozen=True)
@@ -476,9 +489,7 @@ class InProcess:
         solver.learn(job.shared())
         for position, k in enumerate(job.plan.slices):
             if position not in job.done:
-                begin = time.monotonic()
-                solved = solve_one(solver, job.image(k), position, k, job.plan, job.cube_range)
-                yield replace(solved, seconds=time.monotonic() - begin)
+                yield solve_one(solver, job.image(k), position, k, job.plan, job.cube_range)
             elif job.plan.settings.adapt.mode is Adapting.WARM:
                 sample = job.sample(k)
                 if sample is not None:
