@@ -12,7 +12,7 @@ from cube_files import SHAPE, digest, make_cube, read_all, write_cube
 
 import mzsr_cli.cubes
 from mzsr_cli.cubes.atomic import AtomicOutput
-from mzsr_cli.cubes.journal import Journal, input_identity, journal_header
+from mzsr_cli.cubes.journal import Journal, input_identity, journal_header, slice_digest
 from mzsr_cli.cubes.open import create_cube, open_cube
 from mzsr_cli.errors import OutputError, OutputExistsError, ResourceError, ResumeError
 
@@ -173,3 +173,9 @@ def test_cubes_import_nothing_from_above():
                 assert name.split(".")[0] not in {"torch", "click", "rich"}, file
                 if name.startswith("mzsr_cli."):
                     assert name.split(".")[1] in allowed, file
+
+
+def test_digest_does_not_depend_on_strides(rng: np.random.Generator) -> None:
+    plane = rng.random((601, 37)) + 1j
+    assert slice_digest(np.asfortranarray(plane)) == slice_digest(plane)
+    assert slice_digest(plane[::-1]) != slice_digest(plane)

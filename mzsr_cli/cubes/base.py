@@ -118,6 +118,11 @@ class SliceWriter(ABC):
         self._check(k)
         return np.array(self.get(k), dtype=self.dtype, order="C", copy=True)
 
+    def stored(self, k: int) -> Array:
+        """See CubeWriter.stored."""
+        self._check(k)
+        return np.asarray(self.get(k), dtype=self.dtype)
+
     def flush(self) -> None:
         """See CubeWriter.flush."""
         if self._open:

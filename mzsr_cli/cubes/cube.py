@@ -148,6 +148,10 @@ class CubeWriter(Protocol):
         """Slice ``k`` as it is stored now, H x W in ``dtype`` (to check a resumed run)."""
         ...
 
+    def stored(self, k: int) -> Array:
+        """The same to look at, any strides: where it can, the file's own memory, not a copy."""
+        ...
+
     def flush(self) -> None:
         """Return when every slice written so far would survive a power cut."""
         ...

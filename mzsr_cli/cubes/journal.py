@@ -19,6 +19,9 @@ from mzsr_cli.cubes.checks import reading, writing
 from mzsr_cli.cubes.cube import Array, CubeInfo
 from mzsr_cli.errors import ResumeError
 
+_BAND = 256
+"""Rows of a slice that are hashed at a time."""
+
 _END = 1 << 20
 """Bytes hashed at either end of the input."""
 
@@ -66,8 +69,12 @@ def journal_header(info: CubeInfo, settings: Mapping[str, Any]) -> dict[str, Any
 
 
 def slice_digest(plane: Array) -> str:
-    """sha256 of a slice's bytes in C order."""
-    return hashlib.sha256(np.ascontiguousarray(plane).view(np.uint8).data).hexdigest()
+    """sha256 of a slice's bytes in C order, band by band: a slice with other strides is not
+    copied as a whole."""
+    digest = hashlib.sha256()
+    for top in range(0, len(plane), _BAND):
+        digest.update(np.ascontiguousarray(plane[top : top + _BAND]).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 class Journal:
@@ -104,7 +111,7 @@ class Journal:
     def add(self, k: int, plane: Array, report: Mapping[str, Any] | None = None) -> None:
         """Record slice ``k``, whose samples the writer has flushed. Raises OutputError.
 
-        ``plane`` is the slice as stored (``writer.read(k)``), so that ``matches`` can check it.
+        ``plane`` is the slice as stored (``writer.stored(k)``), so that ``matches`` can check it.
         """
         digest = slice_digest(plane)
         kept = _as_json(dict(report or {}))

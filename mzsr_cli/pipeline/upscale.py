@@ -321,7 +321,7 @@ def upscale_cube(
         output = AtomicOutput(target, overwrite, plan.out.nbytes)
         on_plan(plan)
         with _writing(reader, plan, output, resume) as (writer, journal):
-            done = {k for k in journal.finished if journal.matches(k, writer.read(k))}
+            done = {k for k in journal.finished if journal.matches(k, writer.stored(k))}
             job = Job(plan, reader, _cube_range(reader, plan), frozenset(done))
             _solve_all(job, executor, writer, journal, on_slice)
             notes = [
@@ -412,7 +412,7 @@ def _store(solved: Solved, writer: CubeWriter, journal: Journal) -> None:
     writer.flush()
     seconds = round(solved.seconds + time.monotonic() - begin, 3)
     facts = solved.report.as_dict() | {"slice": solved.k, "seconds": seconds}
-    journal.add(solved.position, writer.read(solved.position), facts)
+    journal.add(solved.position, writer.stored(solved.position), facts)
 
 
 @dataclass(frozen=True)
