@@ -435,8 +435,8 @@ class CalibrationSettings:
 
     side: int = 192
     side_small: int = 128
-    """Sides in LR pixels of the parts of a slice that are solved: the small one through one stage
-    and through ``stages``, or both sizes where there is but one stage."""
+    """Sides in LR pixels of the parts of a slice that are solved: the small one through one stage,
+    the other through ``stages``, where there are so many."""
     stages: int = 3
     slices: int = 3
     """Slices that are solved, evenly spread."""

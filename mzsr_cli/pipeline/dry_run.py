@@ -74,13 +74,13 @@ class Trial:
 
 def estimated_seconds(plan: Plan, images: list[Array]) -> tuple[float, list[Scale]]:
     """Seconds for a slice like LR ``images`` (h, w), on average, and the stages it would go
-    through, from two timed solutions of their central parts: at the first stages, or of two
-    sizes."""
+    through, from two timed solutions of their central parts: of a small one through one stage, of
+    a larger one through some."""
     stages = stage_scales(plan.scale, plan.solver().factor_max)
     if plan.method is Method.ZSSR:
         return _zssr_seconds(plan, images[0], stages), stages
     how = plan.settings.calibration
-    sides = (how.side_small, how.side_small if len(stages) > 1 else how.side)
+    sides = (how.side_small, how.side)
     scales = (stages[0], stages[min(how.stages, len(stages)) - 1])
     trials = []
     for side, scale in zip(sides, scales, strict=True):
