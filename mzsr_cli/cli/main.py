@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -73,8 +74,17 @@ def main() -> None:
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Entry point: runs ``main`` and exits with the code that belongs to what happened."""
-    sys.exit(exit_code(arguments))
+    """Entry point: runs ``main`` and exits with the code that belongs to what happened.
+
+    A process of torchrun ends at once: threads that torch still has of the process group now and
+    then abort an interpreter that takes itself down, when everything has been written.
+    """
+    code = exit_code(arguments)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def exit_code(arguments: list[str] | None = None) -> int:
