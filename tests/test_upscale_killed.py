@@ -115,3 +115,21 @@ def test_killed_at_the_very_end(
     job.run()
     assert digest(job.target) == before
     assert names(tmp_path) == ["c.npy", "o.npy", "o.npy.json", "tiny.safetensors"]
+
+
+def test_killed_before_the_part_was_there(tmp_path: Path) -> None:
+    source = save(tmp_path / "c.npy", field((23, 18, 3)))
+    job = Job(source, tmp_path / "o.npy", tiny_weights(tmp_path / "tiny.safetensors"))
+    whole = Job(source, tmp_path / "whole.npy", job.weights)
+    whole.run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mzsr_cli.pipeline.upscale.create_cube", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            job.run()
+    assert (tmp_path / "o.npy.journal").exists() and not (tmp_path / "o.npy.part").exists()
+    job.run()
+    assert digest(job.target) == digest(whole.target)
+
+
+def interrupted(*arguments: object, **options: object) -> None:
+    raise KeyboardInterrupt

@@ -368,6 +368,8 @@ def _writing(
         if resuming
         else Journal.create(output.journal, header)
     )
+    if not journal.finished and not output.part.exists():
+        resuming = False  # killed before there was anything to go on with
     try:
         with create_cube(
             output.part,
