@@ -12,7 +12,11 @@ from upscale_files import load
 resource = pytest.importorskip("resource", reason="needs POSIX limits")
 
 LIMIT = 3 * 2**29
-"""1.5 GiB, beside one output slice; complex slices still need room for a second one."""
+"""1.5 GiB, beside one output slice."""
+
+OVER = pytest.mark.xfail(
+    strict=True, reason="1.82 GiB: 0.13 too much for complex slices of 5120x5120"
+)
 
 COMMAND = """
 import resource, sys
@@ -45,21 +49,21 @@ def street_map(shape: tuple[int, int, int]) -> np.ndarray:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts maps on Linux only")
 @pytest.mark.parametrize(
-    ("side", "scale", "dtype", "slices"),
+    ("side", "scale", "dtype"),
     [
-        (128, 10, "float32", 1),
-        pytest.param(256, 20, "float32", 1, marks=pytest.mark.slow),
-        pytest.param(256, 20, "complex64", 2, marks=pytest.mark.slow),
+        (128, 10, "float32"),
+        pytest.param(256, 20, "float32", marks=pytest.mark.slow),
+        pytest.param(256, 20, "complex64", marks=[pytest.mark.slow, OVER]),
     ],
 )
 @pytest.mark.timeout(1800)
 def test_two_slices_within_a_gibibyte_and_a_half(
-    tmp_path: Path, side: int, scale: int, dtype: str, slices: int
+    tmp_path: Path, side: int, scale: int, dtype: str
 ) -> None:
     cube = street_map((side, side, 2))
     np.save(tmp_path / "c.npy", (cube if dtype == "float32" else cube + 1j * cube).astype(dtype))
     target = tmp_path / "o.npy"
     options = ["--scale", str(scale), "--steps", "10", "--no-self-check", "-o", str(target), "-q"]
-    limit = LIMIT + slices * (side * scale) ** 2 * np.dtype(dtype).itemsize
+    limit = LIMIT + (side * scale) ** 2 * np.dtype(dtype).itemsize
     assert peak(["upscale", str(tmp_path / "c.npy"), *options], limit) < limit
     assert load(target).shape == (side * scale, side * scale, 2)
