@@ -167,6 +167,22 @@ class IntensitySettings:
 
 
 @dataclass(frozen=True)
+class ContinuumSettings:
+    """What a spectrum that is flat up to the LR Nyquist limit says of what lies beyond it.
+
+    Waves sampled at their limit show lines and clumps there; a smooth continuum up to the limit is
+    a field that goes on beyond, and is aliased. ``smooth``: geometric over arithmetic mean of the
+    upper band, from which on the spectrum is continued, and from which on in full.
+    """
+
+    smooth: tuple[float, float] = (0.94, 0.98)
+    share: float = 0.5
+    """It is continued from this share of the power at the edge (the rest of that is aliases) ..."""
+    slope: float = -2.0
+    """... with this power law."""
+
+
+@dataclass(frozen=True)
 class WienerSettings:
     """Interpolation from the slice's own spectrum; bands are fractions of the LR Nyquist limit."""
 
@@ -190,6 +206,12 @@ class WienerSettings:
     """... and this much after antialiased sampling, which leaves little to guard against."""
     slope_max: float = -4.0
     """And at least this fast."""
+    continuum: ContinuumSettings = field(default_factory=ContinuumSettings)
+    continuum_antialiased: ContinuumSettings = field(
+        default_factory=lambda: ContinuumSettings(smooth=(0.90, 0.98), slope=-1.0)
+    )
+    """Flat spectra; on 300 flat slices of simulated fields and captures no start lost more than
+    0.5 dB by them, and half of those that were 0.3 dB behind another method are so no longer."""
     dealias: int = 3
     """Fixed-point iterations that remove aliased power."""
     response_min: float = 1e-2

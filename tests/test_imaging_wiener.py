@@ -228,3 +228,36 @@ def test_filter_solves_the_normal_equations(rng: np.random.Generator) -> None:
     expected = dense @ reduction.T @ np.linalg.inv(gram)
     found = wiener.axis_filter(spectrum, reduction, SETTINGS).matrix.numpy()
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def without_continuum() -> WienerSettings:
+    nothing = replace(SETTINGS.continuum, share=0.0)
+    return replace(SETTINGS, continuum=nothing, continuum_antialiased=nothing)
+
+
+@pytest.mark.parametrize("sampling", Sampling)
+def test_a_flat_continuum_is_taken_for_aliased(
+    rng: np.random.Generator, sampling: Sampling
+) -> None:
+    """White noise keeps 3/4 of its power beyond the limit: what the spectrum's edge says of that
+    brings the answer closer, and the model knows how little it explains."""
+    op = operator(sampling)
+    truth = torch.as_tensor(rng.standard_normal((1, *op.hr_shape)))
+    y = op.apply(truth)
+    error, expected = {}, {}
+    for name, settings in (("cut", without_continuum()), ("goes on", SETTINGS)):
+        found = start.wiener(op, y, settings)
+        error[name] = float((found.image - truth).square().mean())
+        expected[name] = found.expected
+    assert error["goes on"] < 0.97 * error["cut"]
+    assert abs(expected["goes on"] - error["goes on"]) < abs(expected["cut"] - error["cut"])
+
+
+@pytest.mark.parametrize("sampling", Sampling)
+def test_lines_up_to_the_limit_are_not(rng: np.random.Generator, sampling: Sampling) -> None:
+    op = operator(sampling)
+    rows, cols = (np.arange(n)[:, None] for n in op.hr_shape)
+    waves = [np.cos(f * rows) * np.sin(f * cols.T + 1) for f in (0.3, 0.8, 1.3, 1.5)]
+    y = op.apply(torch.as_tensor(np.sum(waves, 0))[None])
+    both = [start.wiener(op, y, s).image for s in (SETTINGS, without_continuum())]
+    assert torch.equal(*both)

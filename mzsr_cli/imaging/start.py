@@ -53,7 +53,11 @@ class SliceFilter:
 def slice_model(operator: Degradation, y: torch.Tensor, settings: WienerSettings) -> SliceModel:
     """The model of LR planes (P, h, w), float64, both axes apart."""
     if operator.sampling is Sampling.BICUBIC:
-        settings = replace(settings, slope_factor=settings.slope_factor_antialiased)
+        settings = replace(
+            settings,
+            slope_factor=settings.slope_factor_antialiased,
+            continuum=settings.continuum_antialiased,
+        )
     planes = y.numpy()
     planes = planes - planes.mean((1, 2), keepdims=True)
     rows, cols = (

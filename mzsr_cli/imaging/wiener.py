@@ -2,10 +2,11 @@
 
 Each axis is a stationary process whose power spectrum is read from the LR slice itself: Hann
 periodogram, undone for the degradation's response and for aliasing, continued beyond the LR
-Nyquist limit by the power law of its upper part where the spectrum is seen to fall, by nothing
-where it is not. With covariance C and reduction R per axis, the interpolator is the conditional
-mean C R^T (R C R^T + mu I)^-1. No assumption is made about what lies beyond the borders, which
-is where cosine series and splines lose most on oversampled wave fields (README, design notes).
+Nyquist limit by the power law of its upper part where the spectrum is seen to fall, at a part of
+its edge's level where it is a flat continuum, by nothing elsewhere. With covariance C and
+reduction R per axis, the interpolator is the conditional mean C R^T (R C R^T + mu I)^-1. No
+assumption is made about what lies beyond the borders, which is where cosine series and splines
+lose most on oversampled wave fields (README, design notes).
 
 Source: N. Wiener, "Extrapolation, interpolation and smoothing of stationary time series", 1949;
 G. Matheron, "Principles of geostatistics", 1963 (ordinary kriging: unknown constant mean).
@@ -74,14 +75,33 @@ def _leans(known: Array, settings: WienerSettings) -> bool:
     return flat and _edge(known, settings) < settings.lean_ratio * low
 
 
+def _smoothness(known: Array, settings: WienerSettings) -> float:
+    """Geometric over arithmetic mean of a spectrum's upper band: 1 for a continuum, near 0 for
+    lines (spectral flatness; Gray and Markel, 1974)."""
+    upper = known[np.linspace(0, 1, len(known)) > settings.fit_band]
+    mean = float(upper.mean())
+    return float(np.exp(np.log(upper + 1e-12 * mean).mean())) / mean if mean > 0 else 0.0
+
+
+def _flat_share(known: Array, settings: WienerSettings) -> float:
+    """Share of its edge's power with which a flat-edged spectrum goes on beyond the limit."""
+    low, high = settings.continuum.smooth
+    ramp = (_smoothness(known, settings) - low) / (high - low)
+    return settings.continuum.share * min(1.0, max(0.0, ramp))
+
+
 def _continued(known: Array, bins: int, settings: WienerSettings) -> Array:
-    """``known`` (0 to LR Nyquist) continued to ``bins`` values by its own power law."""
+    """``known`` (0 to LR Nyquist) continued to ``bins`` values: by its own power law where it is
+    seen to fall, as a continuum where it is a flat one, by nothing elsewhere."""
     spectrum = np.zeros(bins)
     spectrum[: len(known)] = known
     at = np.arange(bins) / (len(known) - 1)
     edge = _edge(known, settings)
-    falls = edge <= settings.edge_ratio * known.mean()
-    if edge <= 0 or not (falls or _leans(known, settings)):
+    if edge <= 0:
+        return spectrum
+    if edge > settings.edge_ratio * known.mean() and not _leans(known, settings):
+        beyond = at[len(known) :] ** settings.continuum.slope
+        spectrum[len(known) :] = _flat_share(known, settings) * edge * beyond
         return spectrum
     upper = at[: len(known)] > settings.fit_band
     floor = 1e-30 + 1e-12 * known.max()
