@@ -469,6 +469,18 @@ class CalibrationSettings:
 
 
 @dataclass(frozen=True)
+class LaneSettings:
+    """How many slices are solved at once in one process (pipeline.lanes)."""
+
+    samples: int = 2**20
+    """Up to this many result samples (of both planes) a slice is small: solved by one thread."""
+    memory: int = 768 * 2**20
+    """Bytes for the slices that are solved beside the first one."""
+    cuda: int = 4
+    """Slices at once on a GPU, each in a stream of its own (not measured)."""
+
+
+@dataclass(frozen=True)
 class UpscaleSettings:
     """Everything that decides a result of ``mzsr upscale`` (hashed into the journal)."""
 
@@ -499,6 +511,7 @@ class UpscaleSettings:
     tiles: TileSettings = field(default_factory=TileSettings)
     stages: StageSettings = field(default_factory=StageSettings)
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    lanes: LaneSettings = field(default_factory=LaneSettings)
 
     def __post_init__(self) -> None:
         for factor in self.scale or ():

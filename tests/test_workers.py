@@ -24,7 +24,9 @@ from upscale_files import field, names, run, save, tiny_weights, upscale
 from mzsr_cli.cubes.open import open_cube
 from mzsr_cli.errors import DeviceError, ResourceError, UsageError, WeightsError
 from mzsr_cli.pipeline import workers
-from mzsr_cli.pipeline.upscale import Job, make_plan, upscale_cube
+from mzsr_cli.pipeline.plan import make_plan
+from mzsr_cli.pipeline.solving import Job
+from mzsr_cli.pipeline.upscale import upscale_cube
 from mzsr_cli.pipeline.workers import OnDask, local_workers, scheduler_workers
 from mzsr_cli.settings import (
     Adapting,

@@ -87,8 +87,8 @@ def command(**options: Any) -> int:
     result keeps variable, dtype, units and format, and goes to cube_xSCALE.mat beside the input;
     NAME.json beside it says how it was made.
     """
+    from mzsr_cli.pipeline.plan import check_request
     from mzsr_cli.pipeline.targets import plan_targets
-    from mzsr_cli.pipeline.upscale import check_request
 
     batch = Batch()
     settings = _settings(options)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -59,6 +60,26 @@ def convolution_precision(
     """Context in which convolutions run in ``precision``; weights and sums stay float32."""
     if precision is Precision.BF16:
         return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """``count`` processor threads for every operation of this thread and of those that it starts,
+    and as many as before after; None changes nothing."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def stream(device: torch.device) -> AbstractContextManager[object]:
+    """A queue of its own for what a thread computes on ``device``, so that several share it."""
+    if device.type == "cuda":
+        return torch.cuda.stream(torch.cuda.Stream(device))
     return nullcontext()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -155,6 +156,18 @@ class Solver:
         self._sons: dict[float, dict[tuple[int, int], Stage]] = {}
         self._parameters: Parameters = weights.parameters() if weights is not None else {}
         self._together: Adapted | None = None
+
+    def beside(self) -> Solver:
+        """Another solver with the same parameters, to solve other slices at the same time."""
+        weights = self.weights
+        if weights is not None:
+            weights = replace(weights, network=deepcopy(weights.network))
+        other = Solver(
+            self.lr_shape, self.scale, self.hr_shape, self.kernel, self.method, weights,
+            self.settings, self.precision, self.device,
+        )  # fmt: skip
+        other._parameters, other._together = self._parameters, self._together
+        return other
 
     @property
     def _untouched(self) -> Parameters:

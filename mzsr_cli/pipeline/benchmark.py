@@ -44,16 +44,11 @@ from mzsr_cli.pipeline.degrade import DegradeSettings, check_finite, cropped, de
 from mzsr_cli.pipeline.evaluate import EvaluateSettings, Tally, prepared
 from mzsr_cli.pipeline.info import processor
 from mzsr_cli.pipeline.plain import strict
+from mzsr_cli.pipeline.plan import Plan, choose_weights, make_plan
 from mzsr_cli.pipeline.slices import parse_slices
+from mzsr_cli.pipeline.solving import PlaneSolver, solve_slice
 from mzsr_cli.pipeline.targets import check_writable, plan_targets, write_whole
-from mzsr_cli.pipeline.upscale import (
-    Plan,
-    PlaneSolver,
-    choose_weights,
-    enlarge_chroma,
-    make_plan,
-    solve_slice,
-)
+from mzsr_cli.pipeline.upscale import enlarge_chroma
 from mzsr_cli.settings import (
     CUBE_DEGRADATIONS,
     IMAGE_DEGRADATIONS,

@@ -18,8 +18,9 @@ from mzsr_cli.imaging.normalize import filled
 from mzsr_cli.imaging.stages import stage_scales
 from mzsr_cli.learning import networks
 from mzsr_cli.learning.inner import Pair, gradient
+from mzsr_cli.pipeline.plan import Plan, make_plan, memory_needed
 from mzsr_cli.pipeline.slices import spread_over
-from mzsr_cli.pipeline.upscale import Plan, make_plan, memory_needed, solve_slice
+from mzsr_cli.pipeline.solving import solve_slice
 from mzsr_cli.settings import Method, UpscaleSettings
 
 Scale = tuple[float, float]

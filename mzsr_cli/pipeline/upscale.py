@@ -2,293 +2,49 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mzsr_cli import __version__
 from mzsr_cli.cubes.atomic import AtomicOutput
-from mzsr_cli.cubes.checks import available_memory, format_bytes, writing
-from mzsr_cli.cubes.cube import CubeInfo, CubeReader, CubeWriter, Shape
+from mzsr_cli.cubes.checks import writing
+from mzsr_cli.cubes.cube import CubeReader, CubeWriter
 from mzsr_cli.cubes.image import ImageReader, ImageWriter
 from mzsr_cli.cubes.journal import Journal, input_identity, journal_header
-from mzsr_cli.cubes.open import OutputFormat, create_cube, open_cube, output_format
+from mzsr_cli.cubes.open import create_cube, open_cube
 from mzsr_cli.errors import (
-    InputError,
     MzsrError,
     ResourceError,
     ResumeError,
-    UsageError,
-    WeightsError,
 )
-from mzsr_cli.imaging import resize
-from mzsr_cli.imaging.kernels import Kernel
 from mzsr_cli.imaging.normalize import (
     Range,
-    cast,
-    filled,
     merged,
     planes_of,
-    restored,
-    slice_of,
     slice_range,
 )
-from mzsr_cli.learning import catalog, runtime
-from mzsr_cli.learning.patches import ROUNDING
-from mzsr_cli.learning.superresolve import Sample, SliceReport, Solver
-from mzsr_cli.learning.weights import Weights, load_weights, read_header
-from mzsr_cli.pipeline.kernel_files import load_kernel
-from mzsr_cli.pipeline.slices import parse_slices, spread_over
+from mzsr_cli.learning.superresolve import SliceReport
+from mzsr_cli.pipeline.lanes import InProcess
+from mzsr_cli.pipeline.plan import Plan, make_plan
+from mzsr_cli.pipeline.solving import Executor, Job, Solved, finite
 from mzsr_cli.pipeline.targets import provenance_path
 from mzsr_cli.settings import (
-    SCALE_MAX,
-    SCALE_MIN,
-    Adapting,
-    DegradationMix,
     Method,
-    NanPolicy,
     Normalize,
-    Precision,
-    Sampling,
     UpscaleSettings,
-    as_dict,
 )
-
-LUMA_ROUNDING = (65.481**2 + 128.553**2 + 24.966**2) ** 0.5 / 255
-"""Rounding of BT.601 luma in units of the rounding of the R, G and B it is made of."""
 
 OnSlice = Callable[[int, int, SliceReport | None], None]
 """Called with (slices done, slices in all, report of the last one)."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run will do, known before any work: shapes, bytes, method, stages, notes."""
-
-    source: Path
-    target: Path
-    slices: range
-    lr_shape: tuple[int, int]
-    shape: Shape
-    scale: tuple[float, float]
-    out: OutputFormat
-    method: Method
-    weights: Weights | None
-    kernel: Kernel
-    device: torch.device
-    precision: Precision
-    rounding: float
-    magnitudes: bool
-    settings: UpscaleSettings
-    notes: tuple[str, ...]
-
-    def solver(self) -> Solver:
-        """The solver of this plan's slices."""
-        return Solver(
-            self.lr_shape,
-            self.scale,
-            self.shape[:2],
-            self.kernel,
-            self.method,
-            self.weights,
-            self.settings,
-            self.precision,
-            self.device,
-        )
-
-    def facts(self) -> dict[str, Any]:
-        """Everything that decides the result, for the journal and the provenance."""
-        settings = as_dict(self.settings)
-        for free in ("device", "calibration"):
-            settings.pop(free)
-        weights = self.weights
-        return {
-            "mzsr": __version__,
-            "settings": json.loads(json.dumps(settings, default=str)),
-            "method": str(self.method),
-            "scale": list(self.scale),
-            "shape": list(self.shape),
-            "dtype": self.out.dtype.name,
-            "slices": [self.slices.start, self.slices.stop, self.slices.step],
-            "weights": {"name": weights.name, "sha256": weights.digest} if weights else None,
-            "kernel": {
-                "shape": list(self.kernel.shape),
-                "sha256": hashlib.sha256(self.kernel.tobytes()).hexdigest(),
-            },
-            "device": self.device.type,
-            "precision": str(self.precision),
-        }
-
-
-# -- planning ---------------------------------------------------------------------------------
-
-
-def make_plan(info: CubeInfo, target: Path, settings: UpscaleSettings) -> Plan:
-    """Resolve all that can be resolved before work on the cube (the LR slices) of ``info``.
-    Raises MzsrError of every kind."""
-    slices = parse_slices(settings.slices, info.shape[2])
-    lr_shape = (info.shape[0], info.shape[1])
-    scale, hr_shape = output_grid(lr_shape, settings)
-    shape = (*hr_shape, len(slices))
-    dtype = _output_dtype(info.dtype, settings)
-    out = output_format(target, shape, dtype, info)
-    device = runtime.pick_device(settings.device)
-    precision = runtime.pick_precision(settings.precision, device)
-    kernel = load_kernel(settings.kernel)
-    is_image = info.format in ("png", "jpeg")
-    method, weights, notes = choose_weights(settings, scale, is_image, device)
-    check_memory(info, hr_shape, device)
-    return Plan(
-        info.path, target, slices, lr_shape, shape, scale, out, method, weights, kernel,
-        device, precision, rounding_of(info), not is_image, settings, tuple(notes),
-    )  # fmt: skip
-
-
-def rounding_of(info: CubeInfo) -> float:
-    """Standard deviation of the samples' rounding in their own units: whole numbers for integer
-    cubes, luma of rounded RGB for colour images, none for floating point."""
-    if info.dtype.kind in "iu":
-        return ROUNDING
-    return ROUNDING * LUMA_ROUNDING if info.format in ("png", "jpeg") else 0.0
-
-
-HR_COPIES = 5
-"""Float32 copies of an HR slice that a run holds at its peak ..."""
-
-WORKING_MEMORY = 600 * 2**20
-"""... beside the program, the networks' features on a tile and the like. Measured: 1.05 GiB for
-5120x5120, 0.69 for 2560x2560, 0.80 for two planes of that."""
-
-
-def memory_needed(info: CubeInfo, hr_shape: tuple[int, int]) -> int:
-    """Bytes that a run holds at its peak, whatever the number of slices."""
-    planes = 2 if info.is_complex else 1
-    axes = sum(n * m for n, m in zip(hr_shape, info.shape[:2], strict=True))
-    return WORKING_MEMORY + 4 * HR_COPIES * planes * hr_shape[0] * hr_shape[1] + 8 * 6 * axes
-
-
-def check_memory(info: CubeInfo, hr_shape: tuple[int, int], device: torch.device) -> None:
-    """Raise ResourceError where one HR slice cannot be worked on in the memory that is free."""
-    needed = memory_needed(info, hr_shape)
-    free = available_memory()
-    if device.type == "cuda":
-        free = min(free, torch.cuda.mem_get_info(device)[0])
-    if needed > free:
-        raise ResourceError(
-            f"{info.path}: one result slice of {hr_shape[0]}x{hr_shape[1]} takes about "
-            f"{format_bytes(needed)} to work on, {format_bytes(free)} are free. Type a smaller "
-            "--scale, or cut the slices into parts."
-        )
-
-
-def check_request(settings: UpscaleSettings) -> None:
-    """What can be said of a request without any input: raises the MzsrError that every input
-    would raise (grid, device, kernel, weights), so that a batch fails once and at once."""
-    if (settings.scale is None) == (settings.size is None):
-        raise UsageError("type either --scale (such as 4 or 4x1.5) or --size (such as 256x256).")
-    runtime.pick_device(settings.device)
-    load_kernel(settings.kernel)
-    if settings.weights is not None:
-        catalog.find(settings.weights)
-
-
-def output_grid(
-    lr_shape: tuple[int, int], settings: UpscaleSettings
-) -> tuple[tuple[float, float], tuple[int, int]]:
-    """(scale per axis, HR shape) from ``--scale`` or ``--size``. Raises UsageError."""
-    if settings.size is None:
-        assert settings.scale is not None
-        rows, cols = (resize.enlarged(n, s) for n, s in zip(lr_shape, settings.scale, strict=True))
-        return settings.scale, (rows, cols)
-    scale = (settings.size[0] / lr_shape[0], settings.size[1] / lr_shape[1])
-    if not (min(scale) >= 1 and SCALE_MIN <= max(scale) <= SCALE_MAX):
-        raise UsageError(
-            f"--size {settings.size[0]}x{settings.size[1]}: from {lr_shape[0]}x{lr_shape[1]} that "
-            f"is a scale of {scale[0]:.3g}x{scale[1]:.3g}, outside {SCALE_MIN:g} to "
-            f"{SCALE_MAX:g}. Type a size in between."
-        )
-    return scale, settings.size
-
-
-def _output_dtype(dtype: np.dtype[Any], settings: UpscaleSettings) -> np.dtype[Any]:
-    if settings.out_dtype is None:
-        return dtype
-    try:
-        wanted = np.dtype(settings.out_dtype)
-    except TypeError as error:
-        raise UsageError(
-            f"--out-dtype {settings.out_dtype}: no such dtype. Type float32, complex64, uint8, ..."
-        ) from error
-    if dtype.kind == "c" and wanted.kind != "c":
-        raise UsageError(
-            f"--out-dtype {settings.out_dtype}: the cube is complex ({dtype}) and would lose its "
-            "imaginary part. Type complex64 or complex128."
-        )
-    return wanted
-
-
-def choose_weights(
-    settings: UpscaleSettings, scale: tuple[float, float], is_image: bool, device: torch.device
-) -> tuple[Method, Weights | None, list[str]]:
-    """The method and the weights: those named, else the shipped ones that fit best.
-
-    Without a ``method`` it is mzsr; where no weights fit, zssr, with a note that says so.
-    Raises WeightsError or MissingInputError for named weights that do not load.
-    """
-    if settings.method not in (None, Method.MZSR):
-        assert settings.method is not None
-        unused = settings.weights is not None
-        notes = [f"--weights is not used by --method {settings.method}"] if unused else []
-        return settings.method, None, notes
-    if settings.weights is not None:
-        return Method.MZSR, _fitting(catalog.find(settings.weights), device), []
-    kind = "images" if is_image else "channels"
-    fitting = [path for path in catalog.shipped() if path.stem.startswith(kind)]
-    if fitting:
-        return Method.MZSR, _fitting(best_of(fitting, settings), device), []
-    if settings.method is Method.MZSR:
-        raise WeightsError(
-            f"--method mzsr: no shipped weights fit ({kind}). Name some with --weights, train "
-            "them with mzsr pretrain and mzsr meta-train, or type --method zssr."
-        )
-    return Method.ZSSR, None, [f"no weights fit ({kind}): using --method zssr"]
-
-
-def best_of(paths: list[Path], settings: UpscaleSettings) -> Path:
-    """Of several weights of a kind: those trained on bicubic pairs alone where the cube is one
-    (antialiased, no blur), else those trained on random degradations."""
-    plain = settings.kernel == "none" and settings.sampling is Sampling.BICUBIC
-    wanted = DegradationMix.BICUBIC if plain else DegradationMix.RANDOM
-    exact = [p for p in paths if read_header(p)["facts"].get("degradations") == str(wanted)]
-    general = [
-        p for p in paths
-        if read_header(p)["facts"].get("degradations") == str(DegradationMix.RANDOM)
-    ]  # fmt: skip
-    return (exact or general or paths)[-1]
-
-
-def _fitting(path: Path, device: torch.device) -> Weights:
-    """The weights of ``path``, for single planes. Raises WeightsError for other networks."""
-    weights = load_weights(path, device)
-    if weights.settings.channels != 1:
-        raise WeightsError(
-            f"{path}: a network of {weights.settings.channels} channels does not fit; mzsr works "
-            "plane by plane. Name weights of 1 channel (mzsr info shows it), or --method zssr."
-        )
-    return weights
-
-
-# -- running ----------------------------------------------------------------------------------
 
 
 def upscale_cube(
@@ -417,101 +173,6 @@ def _store(solved: Solved, writer: CubeWriter, journal: Journal) -> None:
     journal.add(solved.position, writer.stored(solved.position), facts)
 
 
-@dataclass(frozen=True)
-class Solved:
-    """Slice ``k`` of the input, done: its place in the result, its samples (H, W) in the result's
-    dtype, what happened to it, and the seconds it took."""
-
-    position: int
-    k: int
-    image: NDArray[Any]
-    report: SliceReport
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Job:
-    """The slices of a plan that are still to do (all but the positions in ``done``)."""
-
-    plan: Plan
-    reader: CubeReader
-    cube_range: Range | None
-    done: frozenset[int]
-
-    def todo(self) -> list[tuple[int, int]]:
-        """(position in the result, slice of the input) of each slice that is to be solved."""
-        return [(i, k) for i, k in enumerate(self.plan.slices) if i not in self.done]
-
-    def image(self, k: int) -> NDArray[Any]:
-        """Slice ``k`` (h, w) of the input, finite. Raises InputError."""
-        return _clean(self.reader.read(k), self.plan, k)
-
-    def sample(self, k: int) -> Sample | None:
-        """Slice ``k``, normalised; None where it is constant. Raises InputError."""
-        return _sample(self.image(k), self.plan, self.cube_range)
-
-    def shared(self) -> Iterator[Sample]:
-        """The slices that ``--adapt cube`` takes its steps on; none with another ``--adapt``."""
-        adapting = self.plan.settings.adapt
-        if adapting.mode is Adapting.CUBE:
-            samples = map(self.sample, spread_over(self.plan.slices, adapting.cube_slices))
-            yield from (sample for sample in samples if sample is not None)
-
-
-class Executor(Protocol):
-    """What solves the slices of a job: this process, or workers (pipeline.workers)."""
-
-    def adopted(self, plan: Plan) -> Plan:
-        """The plan with the device and the precision of where it will be carried out."""
-        ...
-
-    def facts(self, plan: Plan) -> dict[str, Any]:
-        """Where it was carried out, for the provenance."""
-        ...
-
-    def solve(self, job: Job) -> Generator[Solved]:
-        """Each slice that is still to do, once, in any order. Raises MzsrError."""
-        ...
-
-
-class InProcess:
-    """Solves one slice after the other in this process."""
-
-    def adopted(self, plan: Plan) -> Plan:
-        """See Executor.adopted."""
-        return plan
-
-    def facts(self, plan: Plan) -> dict[str, Any]:
-        """See Executor.facts."""
-        return {"device_used": runtime.describe_device(plan.device)}
-
-    def solve(self, job: Job) -> Generator[Solved]:
-        """See Executor.solve."""
-        solver = job.plan.solver()
-        solver.learn(job.shared())
-        for position, k in enumerate(job.plan.slices):
-            if position not in job.done:
-                yield solve_one(solver, job.image(k), position, k, job.plan, job.cube_range)
-            elif job.plan.settings.adapt.mode is Adapting.WARM:
-                sample = job.sample(k)
-                if sample is not None:
-                    solver.follow(sample)
-
-
-def solve_one(
-    solver: PlaneSolver,
-    image: NDArray[Any],
-    position: int,
-    k: int,
-    plan: Plan,
-    cube_range: Range | None,
-) -> Solved:
-    """Slice ``k`` (h, w) to its result in the dtype of the result."""
-    begin = time.monotonic()
-    result, report = solve_slice(solver, image, k, plan, cube_range)
-    return Solved(position, k, result, report, time.monotonic() - begin)
-
-
 DOUBT = (
     "the self-check finds nothing to gain (sampled too coarsely, or sparse): expect little more "
     "than the given samples there"
@@ -534,71 +195,11 @@ def doubts(reports: Collection[Mapping[str, Any]]) -> list[str]:
     return notes
 
 
-class PlaneSolver(Protocol):
-    """What turns LR planes into HR planes: a Solver, or a method of the benchmark."""
-
-    def solve(
-        self, planes: torch.Tensor, index: int, noise: float, zero: float | None = None
-    ) -> tuple[torch.Tensor, SliceReport]:
-        """See Solver.solve."""
-        ...
-
-
-def _mapping(planes: NDArray[Any], plan: Plan, cube_range: Range | None) -> Range:
-    return cube_range or slice_range(planes, plan.settings.normalize)
-
-
-def _sample(image: NDArray[Any], plan: Plan, cube_range: Range | None) -> Sample | None:
-    """One LR slice (h, w), normalised; None where it is constant."""
-    planes = planes_of(image)
-    mapping = _mapping(planes, plan, cube_range)
-    if mapping.span == 0:
-        return None
-    low = torch.from_numpy(mapping.forward(planes).astype(np.float32))
-    zero = mapping.zero(planes) if plan.magnitudes else None
-    return Sample(low, plan.rounding / mapping.span, zero)
-
-
-def solve_slice(
-    solver: PlaneSolver, image: NDArray[Any], k: int, plan: Plan, cube_range: Range | None
-) -> tuple[NDArray[Any], SliceReport]:
-    """One LR slice (h, w) in its own units to HR (H, W) of the plan's dtype, normalised there and
-    back."""
-    planes = planes_of(image)
-    sample = _sample(image, plan, cube_range)
-    if sample is None:
-        constant = np.broadcast_to(planes[:, :1, :1], (len(planes), *plan.shape[:2]))
-        return cast(slice_of(constant), plan.out.dtype), SliceReport("constant")
-    high, report = solver.solve(sample.planes, k, sample.noise, sample.zero)
-    mapping = _mapping(planes, plan, cube_range)
-    limits = (planes.min(), planes.max()) if plan.settings.clip else None
-    return restored(high.cpu().numpy(), mapping, plan.out.dtype, limits), report
-
-
-def _clean(image: NDArray[Any], plan: Plan, k: int) -> NDArray[Any]:
-    """The slice without NaN and Inf. Raises InputError where they are not to be replaced."""
-    bad = ~np.isfinite(image)
-    if not bad.any():
-        return image
-    if bad.all():
-        raise InputError(
-            f"{plan.source}: slice {k} holds no finite sample, so there is nothing to fill it "
-            "from. Leave it out with --slices."
-        )
-    if plan.settings.nan is NanPolicy.ERROR:
-        row, column = (int(v[0]) for v in np.nonzero(bad))
-        raise InputError(
-            f"{plan.source}: slice {k} has {int(bad.sum())} NaN or Inf samples (the first at row "
-            f"{row}, column {column}). Type --nan interpolate to fill them from their neighbours."
-        )
-    return np.asarray(filled(image))
-
-
 def _cube_range(reader: CubeReader, plan: Plan) -> Range | None:
     """The range of all chosen slices, for ``--normalize cube``; one pass over them."""
     if plan.settings.normalize is not Normalize.CUBE:
         return None
-    slices = (planes_of(_clean(reader.read(k), plan, k)) for k in plan.slices)
+    slices = (planes_of(finite(reader.read(k), plan, k)) for k in plan.slices)
     return merged([slice_range(planes, Normalize.CUBE) for planes in slices])
 
 

@@ -25,7 +25,6 @@ from typing import Any, TypeAlias
 import dask
 import torch
 from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, get_worker, wait
-from numpy.typing import NDArray
 
 from mzsr_cli import __version__
 from mzsr_cli.cubes.cube import cube_bytes
@@ -34,11 +33,13 @@ from mzsr_cli.imaging.normalize import Range
 from mzsr_cli.learning import catalog, runtime
 from mzsr_cli.learning.superresolve import Sample, Solver
 from mzsr_cli.learning.weights import Weights, load_weights
-from mzsr_cli.pipeline.upscale import Job, Plan, Solved, solve_one
+from mzsr_cli.pipeline.lanes import lanes, side_by_side, threads_each
+from mzsr_cli.pipeline.plan import Plan
+from mzsr_cli.pipeline.solving import Job, Solved, Task
 from mzsr_cli.settings import Adapting, Precision, UpscaleSettings, WorkerSettings
 
-Run: TypeAlias = list[tuple[int, int, NDArray[Any]]]
-"""What a task solves: (position in the result, slice of the input, its samples (h, w))."""
+Run: TypeAlias = list[Task]
+"""What one of dask's tasks solves."""
 
 _RESUME = "Finished slices are kept: type --resume to go on."
 
@@ -279,7 +280,7 @@ class OnDask:
         workers = max(1, len(self.client.nthreads()))
         while todo and len(flying) < self.settings.tasks * workers:
             length = self._length(job.plan, len(todo), workers)
-            run = [(position, k, job.image(k)) for position, k in todo[:length]]
+            run = [Task(position, k, job.image(k)) for position, k in todo[:length]]
             del todo[:length]
             flying.add(self.client.submit(_solve_run, name, run, pure=False))
 
@@ -373,13 +374,13 @@ class Solving(WorkerPlugin):
         """The slices of one task. Raises MzsrError."""
         recipe = self.recipe
         with self._lock:
-            torch.set_num_threads(_threads(worker, recipe.threads))
-            if self._solver is None:
-                self._solver = recipe.solver(_device(worker, recipe.plan))
-            return [
-                solve_one(self._solver, image, position, k, recipe.plan, recipe.cube_range)
-                for position, k, image in run
-            ]
+            threads, plan = _threads(worker, recipe.threads), recipe.plan
+            torch.set_num_threads(threads)
+            with runtime.threads(threads_each(plan)):
+                if self._solver is None:
+                    self._solver = recipe.solver(_device(worker, plan))
+                count = lanes(plan, threads)
+                return list(side_by_side(self._solver, run, plan, recipe.cube_range, count))
 
 
 class Undisturbed(WorkerPlugin):
