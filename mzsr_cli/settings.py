@@ -256,6 +256,24 @@ class TaskSettings:
     """Random kernels in a run, for each scale: what they cost to set up is paid once."""
 
 
+LR_PATCH_MIN = 8
+"""Smallest side in pixels of an LR patch that is worth training on."""
+
+HELD_OUT_EVERY = 20
+"""Of so many slices of a cube (images of a folder) one is held out of training."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """How training reads its data, and what it holds out of them."""
+
+    variable: str | None = None
+    slice_axis: int = 2
+    held_out: str | None = None
+    """Slices of each cube (images of each folder) that only validate: N (every N-th), P%,
+    START:STOP[:STEP] or none; None: every HELD_OUT_EVERY-th."""
+
+
 @dataclass(frozen=True)
 class TrainSettings:
     """Common to pretrain and meta-train. Times in seconds, rates per update."""
@@ -285,6 +303,7 @@ class TrainSettings:
     recursions: int | None = None
     """Recursions of the blocks; None: those of the weights it starts from."""
     loss: Loss = Loss.L1
+    data: DataSettings = field(default_factory=DataSettings)
     tasks: TaskSettings = field(default_factory=TaskSettings)
     network: NetworkSettings = field(
         default_factory=lambda: NetworkSettings(backbone=Backbone.STRIDED.value)

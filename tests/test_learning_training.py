@@ -26,6 +26,7 @@ from mzsr_cli.learning.pretrain import pretrain_step
 from mzsr_cli.learning.training import Event, Run, Trainer
 from mzsr_cli.learning.weights import load_weights, save_weights
 from mzsr_cli.pipeline import training as pipeline
+from mzsr_cli.pipeline.slices import parse_slices
 from mzsr_cli.settings import (
     ConsistencySettings,
     DegradationMix,
@@ -482,9 +483,10 @@ def test_unusable_slices_are_left_out(tmp_path: Path) -> None:
 
 def test_split_holds_out_and_keeps_all() -> None:
     source = Source("many", [np.full((1, 16, 16), i, np.float32) for i in range(45)], False)
-    (train,), (held,) = pipeline.split([source], 20)
+    (train,), (held,), ((_, count, text),) = pipeline.split([source], None)
     values = [sorted(float(s[0, 0, 0]) for s in part.slices) for part in (train, held)]
-    assert values[1] == [10, 30]
+    assert values[1] == [10, 30] == list(parse_slices(text, 45))
+    assert count == len(train.slices) == 43
     assert sorted(values[0] + values[1]) == list(range(45))
 
 
@@ -522,7 +524,8 @@ def test_command_interrupted_and_resumed(
     assert "validation 3" in shown.err
     facts = load_weights(whole).facts
     assert facts["kind"] == kind and facts["iterations"] == 3
-    assert sorted(facts["data"]) == [["cube.npy", 3], ["data", 2]]
+    assert sorted(facts["data"]) == [["cube.npy", 2], ["data", 1]]
+    assert sorted(facts["held_out"]) == [["cube.npy", "1"], ["data", "1"]]
     assert bool(load_weights(whole).rates) == (kind == "meta-train")
 
     with monkeypatch.context() as patch:

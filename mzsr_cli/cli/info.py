@@ -62,7 +62,12 @@ def _weights(facts: dict[str, Any]) -> None:
     shown = {k: v for k, v in facts.items() if k not in ("kind", "facts", "network")}
     show.facts_table("weights", shown)
     show.facts_table("network", facts["network"])
-    show.facts_table("training", facts["facts"])
+    training = dict(facts["facts"])
+    held_out = training.pop("held_out", [])
+    show.facts_table("training", training)
+    if held_out:
+        rows = [{"data": name, "--slices": slices or "none"} for name, slices in held_out]
+        show.table("held out of training", rows)
 
 
 def _cube(facts: dict[str, Any]) -> None:

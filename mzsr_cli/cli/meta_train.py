@@ -20,7 +20,7 @@ _META = MetaSettings()
               help="Inner step size at the start; learned, one a tensor.")  # fmt: skip
 @click.option("--first-order", type=click.FloatRange(0, 1), default=_META.first_order_fraction,
               help="Share of the run with first-order outer gradients.")  # fmt: skip
-def command(**options: Any) -> None:
+def command(**options: Any) -> int:
     """Meta-train over random degradations of DATA: folders of images, and cubes.
 
     Algorithm 1, lines 8-17: tasks are one random kernel, sampling and scale each; the query
@@ -33,4 +33,4 @@ def command(**options: Any) -> None:
         inner_rate=options["inner_rate"],
         first_order_fraction=options["first_order"],
     )
-    run_training(options, settings, meta)
+    return run_training(options, settings, meta)

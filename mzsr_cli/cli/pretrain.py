@@ -12,10 +12,10 @@ from mzsr_cli.settings import DegradationMix, TrainSettings
 
 @click.command("pretrain")
 @shared_options
-def command(**options: Any) -> None:
+def command(**options: Any) -> int:
     """Train a network on HR/LR pairs made from DATA: folders of images, and cubes.
 
     Algorithm 1, lines 1-7: L1 loss, Adam, bicubic pairs (or --degradations random).
     """
     settings = train_settings(options, DegradationMix.BICUBIC, TrainSettings().batch)
-    run_training(options, settings, None)
+    return run_training(options, settings, None)

@@ -62,10 +62,23 @@ def training_reporter(bar: Progress | None, quiet: bool) -> Any:
         if bar is not None and task is not None:
             total = event.elapsed + (event.remaining or 0)
             bar.update(task, completed=round(100 * event.elapsed / max(total, 1e-9)), total=100)
-        if not quiet and (bar is None or event.kind == "validation"):
+        if not quiet and (bar is None or event.kind != "train"):
             line(f"{event.kind} {event.iteration}  {event.elapsed:.0f} s{left}  {figures}")
 
     return report
+
+
+HELD_OUT_LINES = 12
+"""Most cubes whose held-out slices are told one by one."""
+
+
+def held_out(parts: list[tuple[str, int, str]]) -> None:
+    """Of each cube, how many slices are trained on and which are held out."""
+    for name, count, slices in parts[:HELD_OUT_LINES]:
+        out = f"--slices {slices}" if slices else "none"
+        line(f"{name}: {count} slices to train on, held out: {out}")
+    if len(parts) > HELD_OUT_LINES:
+        line(f"and {len(parts) - HELD_OUT_LINES} more: `mzsr info` of the weights lists them")
 
 
 def _grid(title: str, rows: list[dict[str, Any]]) -> Table:

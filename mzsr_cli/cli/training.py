@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mzsr_cli.cli import show
-from mzsr_cli.cli.options import Duration, device_option, precision_option, seed_option
+from mzsr_cli.cli.batch import Batch
+from mzsr_cli.cli.options import (
+    Duration,
+    device_option,
+    precision_option,
+    seed_option,
+    slice_axis_option,
+    variable_option,
+)
 from mzsr_cli.errors import UsageError
 from mzsr_cli.settings import (
     GUIDES,
+    HELD_OUT_EVERY,
     Backbone,
     ConsistencySettings,
+    DataSettings,
     DegradationMix,
     KernelDraw,
     Loss,
@@ -43,9 +54,19 @@ def shared_options(command: Command) -> Command:
 
 _OPTIONS = (
     click.argument("data", nargs=-1, required=True),
-    click.option("-o", "--output", type=click.Path(dir_okay=False), required=True,
-                 help="Weights file to write (.safetensors); log and checkpoint beside it."),
-    click.option("--init", type=click.Path(dir_okay=False), help="Weights to start from."),
+    click.option("-o", "--output", type=click.Path(), required=True,
+                 help="Weights file to write (.safetensors); log and checkpoint beside it. With "
+                 "--each a folder."),
+    click.option("--each", is_flag=True, help="Train a network for each cube by itself, named "
+                 "after it in the folder -o; --max-time is that of each. With --resume finished "
+                 "ones are skipped."),
+    click.option("--init", type=click.Path(), help="Weights to start from; with --each also a "
+                 "folder with those of each cube."),
+    variable_option,
+    slice_axis_option,
+    click.option("--held-out", metavar="N|P%|A:B[:STEP]|none", help="Slices of each cube (images "
+                 "of each folder) that are kept for validation: every N-th, a share, or those. "
+                 f"Smaller cubes keep the middle one. [{HELD_OUT_EVERY}]"),
     click.option("--iterations", type=click.IntRange(1), default=_TRAIN.iterations,
                  help="Outer updates."),
     click.option("--max-time", type=Duration(), help="Stop after this time (90, 45m, 2h); the "
@@ -54,7 +75,8 @@ _OPTIONS = (
                  "per update, of all processes. "
                  f"[{_TRAIN.batch}; {MetaSettings().tasks_per_iteration}]"),
     click.option("--patch", type=click.IntRange(16), default=_TASKS.patch,
-                 help="Side of an HR crop in pixels."),
+                 help="Side of an HR crop in pixels, at least 8 times the largest scale; cut to "
+                 "smaller slices where other ones hold it."),
     click.option("--scale", "scales", type=click.FloatRange(1.1, 32), multiple=True,
                  default=_TASKS.scales, help="Scale to train for; repeat for more, also to "
                  "weigh one."),
@@ -122,6 +144,7 @@ def train_settings(
         max_time=options["max_time"],
         checkpoint_every=options["checkpoint_every"],
         validate_every=options["validate_every"],
+        data=DataSettings(options["variable"], options["slice_axis"], options["held_out"]),
         tasks=tasks,
         consistency=ConsistencySettings(enabled=options["consistency"] == "1"),
         precision=Precision(options["precision"]),
@@ -147,30 +170,71 @@ def _network(options: dict[str, Any]) -> NetworkSettings:
 
 def run_training(
     options: dict[str, Any], settings: TrainSettings, meta: MetaSettings | None
-) -> None:
-    """Train with the options and settings, showing lines or a bar; under torchrun as one of the
-    processes, of which the first speaks."""
+) -> int:
+    """Train with the options and settings, under torchrun as one of the processes; with --each one
+    network after the other. Returns the exit code."""
     import torch
 
     from mzsr_cli.learning.ranks import joined
-    from mzsr_cli.pipeline.training import train
+    from mzsr_cli.pipeline.each import Job
+    from mzsr_cli.pipeline.slices import check_held_out
 
+    check_held_out(settings.data.held_out)
     if options["threads"]:
         torch.set_num_threads(options["threads"])
-    with (
-        joined(os.environ, options["device"], settings.batch) as ranks,
-        show.progress(ranks.first and not options["quiet"]) as bar,
-    ):
+    output, init = Path(options["output"]), Path(options["init"]) if options["init"] else None
+    with joined(os.environ, options["device"], settings.batch) as ranks:
+        if options["each"]:
+            return _each(options, settings, meta, output, init, ranks)
+        job = Job(list(options["data"]), output, init, options["resume"])
+        _train(job, options, settings, meta, ranks)
+    return 0
+
+
+def _each(
+    options: dict[str, Any],
+    settings: TrainSettings,
+    meta: MetaSettings | None,
+    folder: Path,
+    init: Path | None,
+    ranks: Any,
+) -> int:
+    """A network for each cube; one that fails does not stop the rest. Returns the exit code."""
+    from mzsr_cli.pipeline.each import each_job
+
+    if ranks.count > 1:
+        raise UsageError("--each: trains in one process. Leave torchrun out.")
+    batch = Batch()
+    for job in each_job(batch.expand(options["data"]), folder, init, options["resume"]):
+        if not options["quiet"]:
+            show.line(f"{job.data[0]} -> {job.output}")
+        work = partial(_train, job, options, settings, meta, ranks)
+        batch.add(job.data[0], work)
+    return batch.finish(options["quiet"])
+
+
+def _train(
+    job: Any,
+    options: dict[str, Any],
+    settings: TrainSettings,
+    meta: MetaSettings | None,
+    ranks: Any,
+) -> dict[str, float]:
+    """One training, with lines or a bar; of several ranks the first speaks."""
+    from mzsr_cli.pipeline.training import train
+
+    with show.progress(ranks.first and not options["quiet"]) as bar:
         report = show.training_reporter(bar, options["quiet"])
-        train(
+        return train(
             "pretrain" if meta is None else "meta-train",
-            list(options["data"]),
-            Path(options["output"]),
+            job.data,
+            job.output,
             settings,
             meta,
-            Path(options["init"]) if options["init"] else None,
+            job.init,
             ranks,
-            options["resume"],
+            job.resume,
             options["overwrite"],
             report,
+            (lambda parts: None) if options["quiet"] else show.held_out,
         )

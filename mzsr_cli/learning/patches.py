@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
+from math import ceil, floor
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mzsr_cli.errors import InputError
-from mzsr_cli.imaging import degrade, gate, hints, kernels, resize, start
+from mzsr_cli.imaging import degrade, gate, hints, kernels, start
 from mzsr_cli.learning.inner import Pair
 from mzsr_cli.settings import (
+    LR_PATCH_MIN,
     ConsistencySettings,
     DegradationMix,
     GateSettings,
@@ -31,13 +33,21 @@ class Source:
     """One folder of images or one cube: HR slices (P, H, W), float32 in [0, 1].
 
     ``rounded`` says that the values are 8-bit levels, so that LR ones are rounded too; ``zeros``
-    is, for each slice of magnitudes, what 0 has become (None for other data).
+    is, for each slice of magnitudes, what 0 has become (None for other data). ``numbers`` are the
+    slices' places in the cube, which has ``count``: some may be unusable.
     """
 
     name: str
     slices: list[Planes]
     rounded: bool
     zeros: list[float | None] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    count: int = 0
+
+    @property
+    def places(self) -> list[int]:
+        """``numbers``, or those of slices that are all of them."""
+        return self.numbers or list(range(len(self.slices)))
 
     def zero(self, index: int) -> float | None:
         """What 0 has become in slice ``index``."""
@@ -223,11 +233,31 @@ def _augmented(planes: Planes, rng: np.random.Generator) -> Planes:
     return turned[:, :, ::-1] if rng.random() < 0.5 else turned
 
 
-def check_patch(settings: TaskSettings) -> None:
-    """Raises InputError where an LR patch would be too small to learn from."""
+def check_patch(settings: TaskSettings, sources: Sequence[Source] = ()) -> None:
+    """Raises InputError where an LR patch would be too small to learn from, because of the patch or
+    of a source's slices, and where no slice holds a patch. Patches are cut to smaller slices."""
     for scale in settings.scales:
-        if resize.reduced(settings.patch, scale) < 8:
+        if settings.patch < LR_PATCH_MIN * scale:
             raise InputError(
-                f"--patch {settings.patch}: LR patches at scale {scale:g} have fewer than 8 "
-                f"pixels. Type --patch {int(8 * scale)} or more."
+                f"--patch {settings.patch}: LR patches at scale {scale:g} have fewer than "
+                f"{LR_PATCH_MIN} pixels. Type --patch {ceil(LR_PATCH_MIN * scale)} or more."
             )
+    sides = {s.name: [min(p.shape[1:]) for p in s.slices] for s in sources if s.slices}
+    for name, found in sides.items():
+        _check_sides(name, min(found), max(settings.scales))
+    largest = max((max(found) for found in sides.values()), default=settings.patch)
+    if settings.patch > largest:
+        raise InputError(
+            f"--patch {settings.patch}: larger than the slices of {', '.join(sides)}. Type --patch "
+            f"{largest} or less."
+        )
+
+
+def _check_sides(name: str, side: int, scale: float) -> None:
+    """Raises InputError where slices of a ``side`` are too small at the largest ``scale``."""
+    if side < LR_PATCH_MIN * scale:
+        raise InputError(
+            f"{name}: slices with a side of {side} have fewer than {LR_PATCH_MIN} LR pixels at "
+            f"scale {scale:g}. Type --scale {floor(10 * side / LR_PATCH_MIN) / 10:g} at most, or "
+            "leave it out."
+        )

@@ -108,6 +108,7 @@ class Trainer:
         self.iteration = 0
         self.elapsed = 0.0
         self.best: dict[str, float] = {}
+        self.finished = False
         self._whole = True
 
     # -- schedule ---------------------------------------------------------------------------
@@ -138,8 +139,8 @@ class Trainer:
     def fingerprint(self) -> dict[str, Any]:
         """What must not change between a run and its continuation."""
         settings = json.loads(json.dumps(asdict(self.settings), default=str))
-        for free in ("max_time", "checkpoint_every", "validate_every"):
-            settings.pop(free)
+        for free in ("max_time", "checkpoint_every", "validate_every", "data"):
+            settings.pop(free)  # of the data, the digest counts
         decisive = json.loads(json.dumps(self.facts.get("decisive", {}), default=str))
         return {"settings": settings, "kind": self.facts["kind"], **decisive}
 
@@ -155,6 +156,7 @@ class Trainer:
                 "iteration": self.iteration,
                 "elapsed": self.elapsed,
                 "best": self.best,
+                "finished": self.finished,
             },
         )
         self.export()
@@ -179,6 +181,7 @@ class Trainer:
             optimizer.load_state_dict(kept)
         self.iteration, self.elapsed = state["iteration"], state["elapsed"]
         self.best = state["best"]
+        self.finished = bool(state.get("finished")) and self.progress() >= 1
 
     def averaged(self) -> tuple[Parameters, Parameters]:
         """Running averages of the parameters, and of the step sizes (not their logarithms)."""
@@ -214,7 +217,7 @@ class Trainer:
         self._whole = True
         return {**figures, "gradient_norm": float(norm), "learning_rate": self.rate()}
 
-    def log(self, kind: str, figures: dict[str, float]) -> Event:
+    def log(self, kind: str, figures: dict[str, Any]) -> Event:
         """Append a JSON line and return it as an event."""
         event = Event(self.iteration, self.elapsed, self.remaining(), figures, kind)
         line = {"kind": kind, "iteration": self.iteration, "elapsed": round(self.elapsed, 2)}
@@ -304,6 +307,7 @@ class _Chores:
     def finish(self) -> None:
         """The last validation and the last checkpoint."""
         self._validate()
+        self.trainer.finished = True
         self.trainer.save()
 
     def _validate(self) -> None:

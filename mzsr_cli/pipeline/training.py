@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from mzsr_cli import __version__
+from mzsr_cli.cubes.cube import CubeReader
 from mzsr_cli.cubes.open import expand_inputs, open_cube
 from mzsr_cli.errors import InputError, OutputError, OutputExistsError
 from mzsr_cli.imaging import kernels, metrics
@@ -34,7 +35,9 @@ from mzsr_cli.learning.pretrain import moved, pretrain_step
 from mzsr_cli.learning.ranks import Ranks
 from mzsr_cli.learning.training import Event, Run, Trainer
 from mzsr_cli.learning.weights import Weights, load_weights
+from mzsr_cli.pipeline.slices import held_out, slices_text
 from mzsr_cli.settings import (
+    DataSettings,
     DegradationMix,
     GateSettings,
     MetaSettings,
@@ -46,28 +49,38 @@ from mzsr_cli.settings import (
 
 EIGHT_BIT = 255.0
 
+HeldOut = list[tuple[str, int, str]]
+"""Of each source its name, how many slices it trains on, and what is held out (slices_text)."""
 
-def load_sources(arguments: Iterable[str]) -> list[Source]:
+
+def load_sources(arguments: Iterable[str], settings: DataSettings | None = None) -> list[Source]:
     """Each argument's images as one source, each cube as one; HR planes in [0, 1].
 
     Images keep their 8-bit scale (luma / 255); slices of cubes are mapped by their own range.
     Slices under 16 pixels, constant or not finite are left out.
     """
+    settings = settings or DataSettings()
     sources = []
     for argument in arguments:
         images: list[Planes] = []
         for path in expand_inputs([argument]):
-            with open_cube(path) as reader:
+            with open_cube(path, settings.variable, settings.slice_axis) as reader:
                 if reader.info.format in ("png", "jpeg"):
                     images.append(_image_planes(reader.read(0)))
                 else:
-                    slices = [_cube_planes(reader.read(k)) for k in range(reader.info.shape[2])]
-                    usable = [found for found in slices if found is not None]
-                    planes, zeros = [p for p, _ in usable], [z for _, z in usable]
-                    sources.append(Source(path.name, planes, False, zeros))
+                    sources.append(_cube_source(reader))
         if images:
             sources.append(Source(Path(argument).name, images, rounded=True))
     return sources
+
+
+def _cube_source(reader: CubeReader) -> Source:
+    """The usable slices of a cube."""
+    count = reader.info.shape[2]
+    slices = {k: _cube_planes(reader.read(k)) for k in range(count)}
+    usable = {k: found for k, found in slices.items() if found is not None}
+    planes, zeros = [p for p, _ in usable.values()], [z for _, z in usable.values()]
+    return Source(reader.info.path.name, planes, False, zeros, list(usable), count)
 
 
 def _image_planes(image: np.ndarray) -> Planes:
@@ -84,19 +97,27 @@ def _cube_planes(image: np.ndarray) -> tuple[Planes, float | None] | None:
     return mapping.forward(planes).astype(np.float32), mapping.zero(planes)
 
 
-def split(sources: list[Source], every: int) -> tuple[list[Source], list[Source]]:
-    """Training and validation parts: every ``every``-th slice (or image) is held out."""
-    train, held = [], []
+def split(sources: list[Source], text: str | None) -> tuple[list[Source], list[Source], HeldOut]:
+    """Training and validation parts by slice (or image), and what they are; ``text`` is that of
+    ``--held-out`` (pipeline.slices). Raises UsageError."""
+    train, held, facts = [], [], []
     for source in sources:
-        chosen = [i % every == every // 2 for i in range(len(source.slices))]
-        train.append(_part(source, [not out for out in chosen]))
+        places = source.places
+        out = held_out(text, max(source.count, len(places)), places, source.name)
+        chosen = [place in out for place in places]
+        train.append(_part(source, [not one for one in chosen]))
         held.append(_part(source, chosen))
-    return train, held
+        facts.append((source.name, len(train[-1].slices), slices_text(out)))
+    return train, held, facts
 
 
 def _part(source: Source, chosen: list[bool]) -> Source:
-    slices = list(compress(source.slices, chosen))
-    return replace(source, slices=slices, zeros=list(compress(source.zeros, chosen)))
+    return replace(
+        source,
+        slices=list(compress(source.slices, chosen)),
+        zeros=list(compress(source.zeros, chosen)),
+        numbers=list(compress(source.numbers, chosen)),
+    )
 
 
 def validation_tasks(
@@ -172,18 +193,22 @@ def train(
     resume: bool,
     overwrite: bool,
     on_event: Callable[[Event], None],
+    on_data: Callable[[HeldOut], None] = lambda held_out: None,
 ) -> dict[str, float]:
     """Run ``pretrain`` (meta None) or ``meta-train`` to its end; returns the last validation.
 
     Leaves OUTPUT (weights), its .checkpoint and its .jsonl log, written by the first of ``ranks``.
-    Raises InputError, ResumeError, OutputError, OutputExistsError, RankError.
+    A finished run that is resumed is left as it is. ``on_data`` is told what is held out.
+    Raises InputError, UsageError, ResumeError, OutputError, OutputExistsError, RankError.
     """
     if ranks.first:
         _check_output(output, resume, overwrite)
     check_patch(settings.tasks)
     device = ranks.device
     precision = runtime.pick_precision(settings.precision, device)
-    sources, held = split(load_sources(data), every=20)
+    loaded = load_sources(data, settings.data)
+    check_patch(settings.tasks, loaded)
+    sources, held, parts = split(loaded, settings.data.held_out)
     weights = load_weights(init, device) if init else None
     architecture = weights.settings if weights else settings.network
     architecture = replace(
@@ -202,11 +227,18 @@ def train(
     log_rates = _log_rates(network, weights, meta)
     run = Run(output)
     facts = _facts(kind, sources, settings, meta, weights, ranks, precision)
+    facts["held_out"] = [[name, text] for name, _, text in parts]
     trainer = Trainer(network, log_rates, settings, run, facts, ranks)
     if resume:
         trainer.restore()
     elif ranks.first:
         run.log.unlink(missing_ok=True)
+    if trainer.finished and output.exists():
+        on_event(Event(trainer.iteration, trainer.elapsed, 0.0, trainer.best, "finished"))
+        return trainer.best
+    if ranks.first:
+        trainer.log("data", {"held_out": facts["held_out"]})
+        on_data(parts)
     parameters: Parameters = dict(network.named_parameters())
     if meta is None:
         step = pretrain_step(
@@ -227,7 +259,10 @@ def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
     if not output.parent.is_dir():
         raise OutputError(f"{output}: the folder {output.parent} is not there. Make it first.")
     if output.suffix != ".safetensors":
-        raise InputError(f"{output}: weights are written as .safetensors. Rename the output.")
+        raise InputError(
+            f"{output}: weights are written as .safetensors. Rename the output; a folder is for "
+            "--each."
+        )
     if output.exists() and not (resume or overwrite):
         raise OutputExistsError(f"{output}: is already there. Type --resume or --overwrite.")
 
