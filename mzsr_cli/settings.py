@@ -589,6 +589,19 @@ class SpeedSettings:
 
 
 @dataclass(frozen=True)
+class HistogramSettings:
+    """What ``mzsr info --histograms`` draws."""
+
+    bins: int = 128
+    lines: int = 6
+    """Most slices that are drawn as lines; more are rows of an image."""
+    rows: int = 512
+    """Most rows of the image: of more slices, neighbours share one (the mean)."""
+    share_min: float = 1e-4
+    """Share of the samples at which the colours and the lines begin."""
+
+
+@dataclass(frozen=True)
 class BenchmarkSettings:
     """What ``mzsr benchmark`` compares. Empty ``degradations``: those of the kind of data."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from mzsr_cli.cli import options as opt
 from mzsr_cli.cli import show
+from mzsr_cli.errors import UsageError
 
 
 @click.command("info")
@@ -15,6 +17,10 @@ from mzsr_cli.cli import show
 @opt.variable_option
 @opt.slice_axis_option
 @opt.slices_option
+@click.option("--histograms", type=click.Path(dir_okay=False), metavar="FILE",
+              help="Draw each slice's distribution of values before and after its range is mapped "
+              "to [0, 1] (.png, .pdf, .svg; needs mzsr[figures]).")  # fmt: skip
+@opt.overwrite_option
 @opt.json_option
 def command(path: str | None, as_json: bool, **options: Any) -> None:
     """Describe a cube, a weights file, or (without PATH) this machine and the shipped weights.
@@ -25,12 +31,28 @@ def command(path: str | None, as_json: bool, **options: Any) -> None:
     """
     from mzsr_cli.pipeline.info import describe
 
+    drawn = _histograms(path, options) if options["histograms"] else None
     facts = describe(path, options["variable"], options["slice_axis"], options["slices"])
+    if drawn is not None:
+        facts["histograms"] = drawn
     if as_json:
         show.json_result(facts)
         return
     tables = {"machine": _machine, "weights": _weights, "cube": _cube}
     tables[facts["kind"]](facts)
+
+
+def _histograms(path: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Draw them; where they are and what is not in them. Raises UsageError without a cube."""
+    from mzsr_cli.pipeline.histograms import draw_histograms
+    from mzsr_cli.pipeline.info import is_weights
+
+    if path is None or is_weights(path):
+        raise UsageError("--histograms: of a cube only. Name the cube's file.")
+    target, how = Path(options["histograms"]), (options["variable"], options["slice_axis"])
+    drawn = draw_histograms(Path(path), target, *how, options["slices"], options["overwrite"])
+    show.line(f"{target}: histograms before and after range expansion")
+    return drawn
 
 
 def _machine(facts: dict[str, Any]) -> None:

@@ -39,9 +39,10 @@ from mzsr_cli.pipeline.benchmark_cases import (
     upscale_settings,
 )
 from mzsr_cli.pipeline.benchmark_data import DataSet, Kind, find_data, shave_of
-from mzsr_cli.pipeline.benchmark_report import Record, check_figure, draw, markdown
+from mzsr_cli.pipeline.benchmark_report import Record, draw, markdown
 from mzsr_cli.pipeline.degrade import DegradeSettings, check_finite, cropped, degrade_slice
 from mzsr_cli.pipeline.evaluate import EvaluateSettings, Tally, prepared
+from mzsr_cli.pipeline.figures import check_figure
 from mzsr_cli.pipeline.info import processor
 from mzsr_cli.pipeline.plain import strict
 from mzsr_cli.pipeline.plan import Plan, choose_weights, make_plan
@@ -206,7 +207,7 @@ def _check_outputs(outputs: Outputs, resume: bool, overwrite: bool) -> None:
             "--json FILE --resume, or --overwrite to begin again."
         )
     if outputs.figure is not None:
-        check_figure(outputs.figure)
+        check_figure(outputs.figure, "--figure", "benchmark")
     for path in (outputs.record, outputs.markdown, outputs.figure):
         if path is None:
             continue

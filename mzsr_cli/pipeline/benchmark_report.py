@@ -10,15 +10,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from mzsr_cli.cubes.atomic import AtomicOutput
-from mzsr_cli.cubes.checks import writing
-from mzsr_cli.errors import UsageError
+from mzsr_cli.pipeline.figures import new_figure, write_figure
 from mzsr_cli.pipeline.plain import number
 
 Record: TypeAlias = dict[str, Any]
 """``facts`` (of the machine, the data and the settings), ``methods`` and ``cells``."""
-
-FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
-"""Kinds of figures that are written."""
 
 NONE = "-"
 
@@ -109,43 +105,20 @@ def markdown(record: Record) -> str:
 # -- the figure -------------------------------------------------------------------------------
 
 
-def check_figure(path: Path) -> None:
-    """Raise UsageError where no figure can be drawn there: another suffix, no matplotlib."""
-    if path.suffix.lower() not in FIGURE_SUFFIXES:
-        raise UsageError(
-            f"--figure {path}: no kind of figure that mzsr draws. Name a file that ends in "
-            f"{', '.join(FIGURE_SUFFIXES)}."
-        )
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            "--figure: needs matplotlib, which is not installed. Type "
-            "pip install 'mzsr[benchmark]', or leave --figure out."
-        ) from error
-
-
 def draw(record: Record, path: Path) -> None:
     """Draw quality (dB, up is better) against seconds a slice (log), a panel for each degradation
     (and data set), a labelled point a method. Raises OutputError."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     places = by_place(record)
     columns = min(5, len(record["facts"]["degradations"]), len(places))
     lines = math.ceil(len(places) / columns)
-    figure = Figure(figsize=(3.6 * columns, 3.2 * lines), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.6 * columns, 3.2 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for panel, ((data, case), cells) in zip(panels, places.items(), strict=False):
         panel.set_title(f"{data}, {case}", fontsize=9)
         _draw_panel(panel, cells, record["facts"]["kind"])
     for panel in panels[len(places) :]:
         panel.set_axis_off()
-    output = AtomicOutput(path, overwrite=True)
-    with writing(path):
-        figure.savefig(output.part, format=path.suffix[1:].lower(), dpi=150)
-    output.commit()
+    write_figure(figure, AtomicOutput(path, overwrite=True))
 
 
 def _draw_panel(panel: Any, cells: Mapping[str, Mapping[str, Any]], kind: str) -> None:
