@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from mzsr_cli.pipeline.each import each_job
 from mzsr_cli.pipeline.slices import held_out, parse_slices, slices_text
 from mzsr_cli.pipeline.training import load_sources, split
 from mzsr_cli.settings import DataSettings, NetworkSettings, TaskSettings
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+
+import own_cubes
 
 NETWORK = NetworkSettings(depth=3, width=5)
 H, W, S = 37, 31, 9
@@ -295,3 +300,51 @@ def test_each_job(tmp_path: Path) -> None:
     first, second = each_job([Path("x/a.mat"), Path("x/b.mat")], nets, None, True)
     assert (first.resume, second.resume) == (False, True)
     assert first.output == nets / "a.safetensors" and second.data == ["x/b.mat"]
+
+
+# -- the benchmark ----------------------------------------------------------------------------
+
+
+def test_benchmark_of_own_networks(tmp_path: Path, capsys: Any) -> None:
+    """Trained without the held-out slices, compared on them alone; finished cubes are kept."""
+    made = waves(3, (40, 36, 6), scale=False) + 2
+    cube = save(tmp_path / "c.npy", made)
+    general = weights(tmp_path / "general.safetensors")
+    line = [str(cube), "--iterations", "2", "--scale", "2", "--patch", "24", "--batch", "1",
+            "--init", str(general), "--general", str(general), "--folder", str(tmp_path / "own"),
+            "--meta-time", "60", "--json", str(tmp_path / "own.json")]  # fmt: skip
+    own_cubes.main(line)
+    shown = capsys.readouterr().out
+    record = json.loads((tmp_path / "own.json").read_text())
+    (one,) = record["cubes"].values()
+    assert one["held_out"] == "3" and set(one["seconds"]) == {"own", "own from init"}
+    assert [(case["scale"], case["sampling"]) for case in one["cases"]] == [
+        (2, "bicubic"), (2, "direct")
+    ]  # fmt: skip
+    names = [f"{n}:{k}" for n in ("own", "own from init", "general") for k in (0, 10)]
+    truth = made[..., 3]
+    for case in one["cases"]:
+        assert list(case["methods"]) == [*own_cubes.CLASSICAL, *names]
+        for (found,) in case["methods"].values():
+            assert found["slice"] == 3 and 0 < found["error"] < found["energy"]
+            assert found["energy"] == pytest.approx((truth**2).sum())
+            assert found["mean_free"] == pytest.approx(truth.var() * truth.size)
+    nets = sorted((tmp_path / "own").glob("*.safetensors"))
+    assert len(nets) == 4
+    for net in nets:
+        facts = load_weights(net).facts
+        assert facts["held_out"] == [["c.npy", "3"]] and facts["data"] == [["c.npy", 5]]
+    before = [net.read_bytes() for net in nets]
+    own_cubes.main(line)
+    again = capsys.readouterr().out
+    assert again.strip() in shown and "own from init:10" in again
+    assert [net.read_bytes() for net in nets] == before
+    with pytest.raises(SystemExit, match="patch"):
+        own_cubes.main([*line, "--patch", "28"])
+
+
+def test_benchmark_decibels() -> None:
+    found = [{"error": 1.0, "energy": 90.0}, {"error": 0.0, "energy": 10.0}]
+    assert own_cubes.decibels(found, "energy") == pytest.approx(-20)
+    assert own_cubes.decibels([{"error": 0.0, "energy": 1.0}], "energy") == -np.inf
+    assert np.isnan(own_cubes.decibels([], "energy"))
