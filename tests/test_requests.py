@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mzsr_cli.cli.main import exit_code
-from mzsr_cli.pipeline import upscale
+from mzsr_cli.pipeline import plan
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_resume_refuses_a_result_made_differently(
 def test_too_large_a_slice_is_refused_before_work(
     cube: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(upscale, "available_memory", lambda: 10_000)
+    monkeypatch.setattr(plan, "available_memory", lambda: 10_000)
     before = sorted(cube.parent.iterdir())
     assert command(cube, "--scale", "4") == 4
     assert "52x44" in capsys.readouterr().err
