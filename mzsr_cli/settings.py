@@ -63,6 +63,73 @@ class Backbone(StrEnum):
 
     MZSR = "mzsr"
     STRIDED = "strided"
+    LRFNET = "lrfnet"
+
+
+class Filters(StrEnum):
+    """Convolutions of a block of LRFNet: two k x k, or 1 x k and k x 1."""
+
+    STANDARD = "standard"
+    SEPARABLE = "separable"
+
+
+class Layout(StrEnum):
+    """Order of a block of LRFNet (learning.backbones.lrfnet): convolution, rectifier, convolution
+    (A); a rectifier before that (B); both convolutions side by side and added, the rectifier before
+    (C) or after (D)."""
+
+    A = "A"
+    B = "B"
+    C = "C"
+    D = "D"
+
+
+LRF_KERNELS = (3, 5, 7, 9, 11)
+"""Sides of LRFNet's filters in pixels."""
+
+LRF_DILATIONS = ((1,), (1, 2), (1, 2, 3), (1, 3, 5), (1, 4, 8))
+"""Schemes of its dilation rates: the blocks are split evenly, in this order, over the rates."""
+
+
+@dataclass(frozen=True)
+class LrfSettings:
+    """What a block of LRFNet is (Seif and Androutsos, CVPRW 2018)."""
+
+    kernel_size: int = 3
+    filters: Filters = Filters.STANDARD
+    dilations: tuple[int, ...] = (1,)
+    layout: Layout = Layout.A
+    blocks: int = 12
+
+    def __post_init__(self) -> None:
+        if self.kernel_size not in LRF_KERNELS:
+            known = ", ".join(map(str, LRF_KERNELS))
+            raise UsageError(f"--kernel-size {self.kernel_size}: must be one of {known}.")
+        if self.dilations not in LRF_DILATIONS:
+            known = ", ".join(map(dilation_scheme, LRF_DILATIONS))
+            raise UsageError(
+                f"--dilations {dilation_scheme(self.dilations)}: must be one of {known}."
+            )
+        if self.layout in (Layout.C, Layout.D) and self.filters is not Filters.SEPARABLE:
+            raise UsageError(
+                f"--layout {self.layout}: adds the responses of 1-D filters, and these are "
+                f"{self.filters}. Type --filters separable, or --layout A or B."
+            )
+        if self.blocks < 1 or self.blocks % len(self.dilations):
+            raise UsageError(
+                f"{self.blocks} blocks do not split evenly over {len(self.dilations)} dilations."
+            )
+
+    @property
+    def block_dilations(self) -> tuple[int, ...]:
+        """The dilation rate of each block."""
+        share = self.blocks // len(self.dilations)
+        return tuple(rate for rate in self.dilations for _ in range(share))
+
+
+def dilation_scheme(dilations: tuple[int, ...]) -> str:
+    """``1-2-3`` of (1, 2, 3)."""
+    return "-".join(map(str, dilations))
 
 
 GUIDES = 2
@@ -119,6 +186,8 @@ class NetworkSettings:
     """How often the convolutions between head and tail are applied, with the same parameters."""
     guides: int = 0
     """Other interpolations of the slice that are shown beside the starting image (0 or 2)."""
+    lrfnet: LrfSettings | None = None
+    """Blocks of LRFNet; None for other backbones."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from mzsr_cli.cli import show
+from mzsr_cli.cli.backbone import STRUCTURAL, given, lrfnet_options, new_network
 from mzsr_cli.cli.batch import Batch
 from mzsr_cli.cli.options import (
     Duration,
@@ -22,7 +23,6 @@ from mzsr_cli.cli.options import (
 )
 from mzsr_cli.errors import UsageError
 from mzsr_cli.settings import (
-    GUIDES,
     HELD_OUT_EVERY,
     Backbone,
     ConsistencySettings,
@@ -94,6 +94,7 @@ _OPTIONS = (
                  "blocks are applied. [those of --init; 1]"),
     click.option("--guides", is_flag=True, help="Show a new strided network other "
                  "interpolations beside the starting image."),
+    lrfnet_options,
     click.option("--loss", type=click.Choice([m.value for m in Loss]), default=_TRAIN.loss.value,
                  help="Mean absolute error, root mean square, or its logarithm; in shares of the "
                  "start's."),
@@ -156,16 +157,14 @@ def train_settings(
 
 
 def _network(options: dict[str, Any]) -> NetworkSettings:
-    """The architecture of a new network. Raises UsageError where --init brings one already."""
-    backbone = Backbone(options["backbone"] or _TRAIN.network.backbone)
-    if options["init"] and (options["backbone"] or options["guides"]):
-        raise UsageError("--init brings its own backbone. Leave out --backbone and --guides.")
-    if backbone is not Backbone.STRIDED and (options["guides"] or options["recursions"]):
-        raise UsageError("--guides and --recursions: only --backbone strided has them.")
-    return NetworkSettings(
-        backbone=backbone.value,
-        guides=GUIDES if options["guides"] else 0,
-    )
+    """The architecture of a new network. Raises UsageError where --init brings one already, and
+    for options that do not go together."""
+    brought = given(options, STRUCTURAL) if options["init"] else []
+    if brought:
+        raise UsageError(f"--init brings its own backbone. Leave out {' and '.join(brought)}.")
+    if options["init"]:
+        return _TRAIN.network
+    return new_network(options, _TRAIN.network.backbone)
 
 
 def run_training(

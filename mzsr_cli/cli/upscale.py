@@ -11,15 +11,18 @@ import click
 
 from mzsr_cli.cli import options as opt
 from mzsr_cli.cli import show
+from mzsr_cli.cli.backbone import STRUCTURAL, given, lrfnet_options, new_network
 from mzsr_cli.cli.batch import Batch
 from mzsr_cli.errors import UsageError
 from mzsr_cli.settings import (
     Adapting,
     AdaptSettings,
+    Backbone,
     CheckSettings,
     ConsistencySettings,
     Method,
     NanPolicy,
+    NetworkSettings,
     Normalize,
     Precision,
     Sampling,
@@ -44,6 +47,10 @@ _ADAPT = AdaptSettings()
 @click.option("--method", type=click.Choice([m.value for m in Method]),
               help="[mzsr; zssr where no weights fit]")  # fmt: skip
 @click.option("--weights", metavar="NAME|PATH", help="[the shipped ones that fit best]")
+@click.option("--backbone", type=click.Choice([b.value for b in Backbone]),
+              help="Architecture that --method zssr trains. "
+              f"[{_DEFAULTS.network.backbone}]")  # fmt: skip
+@lrfnet_options
 @opt.kernel_option
 @opt.sampling_option
 @click.option("-o", "--output", metavar="FILE|DIR", help="[cube_x4.mat beside the input]")
@@ -183,6 +190,7 @@ def _settings(options: dict[str, Any]) -> UpscaleSettings:
         precision=Precision(options["precision"]),
         device=options["device"],
         seed=options["seed"],
+        network=_network(options),
         adapt=AdaptSettings(
             steps=options["steps"],
             mode=Adapting(options["adapt"]),
@@ -193,6 +201,18 @@ def _settings(options: dict[str, Any]) -> UpscaleSettings:
         tiles=TileSettings(side=options["tile"]),
         stages=StageSettings(factor_max=options["stage_max"]),
     )
+
+
+def _network(options: dict[str, Any]) -> NetworkSettings:
+    """The architecture for ZSSR. Raises UsageError where another method brings its own or has
+    none, and for options that do not go together."""
+    chosen = given(options, STRUCTURAL)
+    if chosen and options["method"] != Method.ZSSR:
+        raise UsageError(
+            f"{' and '.join(chosen)}: weights bring their own backbone. Type --method zssr, which "
+            "trains a new one, or leave it out."
+        )
+    return new_network(options, _DEFAULTS.network.backbone)
 
 
 def _say(report: dict[str, Any]) -> None:

@@ -1,155 +1,32 @@
-"""Backbones, by name. Each maps (B, channels, H, W) to a residual of the same shape.
-
-The registry is the only place that knows which backbones exist.
-"""
+"""Backbones by name: the registry is the only place that knows which ones exist."""
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import nn
-from torch.nn import functional
 
 from mzsr_cli.errors import WeightsError
-from mzsr_cli.imaging.hints import FACTS
+from mzsr_cli.learning.backbones.base import Network
+from mzsr_cli.learning.backbones.lrfnet import LrfNetwork
+from mzsr_cli.learning.backbones.mzsr import MzsrNetwork
+from mzsr_cli.learning.backbones.strided import StridedNetwork
 from mzsr_cli.settings import Backbone, NetworkSettings
 
-
-class Network(nn.Module):
-    """What every backbone has. ``reach`` is how many pixels on each side an output pixel depends
-    on (tile halo), ``stride`` what the corners of tiles are multiples of, ``guides`` how many
-    guides it is shown, ``passes`` how often it is applied, data consistency after each."""
-
-    def __init__(self, settings: NetworkSettings, reach: int, stride: int) -> None:
-        super().__init__()
-        self.reach = reach
-        self.stride = stride
-        self.guides = settings.guides
-        self.passes = settings.passes
-
-    def initialise(self, generator: torch.Generator) -> None:
-        """He-normal weights; a last layer at a tenth of that, so that it starts near identity."""
-        layers = [m for m in self.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
-        for layer in layers:
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        with torch.no_grad():
-            layers[-1].weight.mul_(0.1)
-
-
-class MzsrNetwork(Network):
-    """Eight 3x3 convolutions with 64 features and ReLU, zero padding (Soh et al., 2020, 3.2).
-
-    The caller adds the output to the input (global residual). 222,785 parameters with one
-    channel, 225,091 with three. It takes no guides and no facts.
-    """
-
-    def __init__(self, settings: NetworkSettings) -> None:
-        super().__init__(settings, reach=settings.depth, stride=1)
-        widths = [settings.channels, *[settings.width] * (settings.depth - 1), settings.channels]
-        layers: list[nn.Module] = []
-        for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
-            layers.append(nn.Conv2d(fan_in, fan_out, 3, padding=1))
-            if i < settings.depth - 1:
-                layers.append(nn.ReLU())
-        self.layers = nn.Sequential(*layers)
-
-    def forward(
-        self,
-        image: torch.Tensor,
-        guides: torch.Tensor | None = None,
-        facts: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """The residual of ``image`` (B, C, H, W)."""
-        residual: torch.Tensor = self.layers(image)
-        return residual
-
-
-def _convolution_dtype(image: torch.Tensor) -> torch.dtype:
-    """What convolutions of ``image`` compute in."""
-    kind = image.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else image.dtype
-
-
-class ResidualBlock(nn.Module):
-    """ReLU(x + conv(ReLU(conv(x)))), 3x3 (He et al., CVPR 2016)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, width, h, w) to the same shape."""
-        change = self.second(functional.relu_(self.first(x)))
-        return functional.relu_(change.add_(x))
-
-
-class StridedNetwork(Network):
-    """The same eight layers on a grid that is twice as coarse: a 4x4 head of stride 2, six 3x3
-    convolutions in three residual blocks, a transposed 4x4 tail of stride 2.
-
-    A quarter of the work of :class:`MzsrNetwork` and twice its field of view (working at low
-    resolution: Shi et al., CVPR 2016; Zhang et al., "FFDNet", 2018). The blocks are applied
-    ``recursions`` times with shared parameters (DRRN, Tai et al., CVPR 2017). ``facts`` shift the
-    head's features and scale the output. 224,201 parameters with one channel and no guides. Head
-    and image are float32: a bfloat16 image would be rounded to 8 bits. Features are in the
-    precision of the convolutions (a residual 0.5 % off, at 92 % of the processor's peak instead of
-    79 %).
-    """
-
-    def __init__(self, settings: NetworkSettings) -> None:
-        blocks = max(1, (settings.depth - 2) // 2)
-        super().__init__(settings, reach=4 * (blocks * settings.recursions + 1), stride=2)
-        self.recursions = settings.recursions
-        seen = settings.channels + settings.guides
-        self.head = nn.Conv2d(seen, settings.width, 4, stride=2, padding=1)
-        self.shift = nn.Linear(FACTS, settings.width, bias=False)
-        self.gain = nn.Linear(FACTS, 1, bias=False)
-        self.blocks = nn.ModuleList(ResidualBlock(settings.width) for _ in range(blocks))
-        self.tail = nn.ConvTranspose2d(settings.width, settings.channels, 4, stride=2, padding=1)
-
-    def initialise(self, generator: torch.Generator) -> None:
-        """As every backbone; blocks begin near identity and facts without effect."""
-        super().initialise(generator)
-        with torch.no_grad():
-            self.shift.weight.zero_()
-            self.gain.weight.zero_()
-            self.tail.weight.mul_(0.2)
-            for name, weight in self.named_parameters():
-                if name.endswith("second.weight"):
-                    weight.mul_(0.3)
-
-    def forward(
-        self,
-        image: torch.Tensor,
-        guides: torch.Tensor | None = None,
-        facts: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """The residual of ``image`` (B, C, H, W), told ``guides`` (B, K, H, W) and ``facts``."""
-        rows, cols = image.shape[-2:]
-        if self.guides and guides is None:
-            guides = image.new_zeros(image.shape[0], self.guides, rows, cols)
-        seen = torch.cat([image, guides], 1) if self.guides and guides is not None else image
-        if rows % 2 or cols % 2:
-            seen = functional.pad(seen, (0, cols % 2, 0, rows % 2), mode="replicate")
-        told = image.new_zeros(FACTS) if facts is None else facts.to(image)
-        with torch.autocast(image.device.type, enabled=False):
-            first = self.head(seen) + self.shift(told)[:, None, None]
-            gain = self.gain(told).exp()
-        features = functional.relu_(first).to(_convolution_dtype(first))
-        for _ in range(self.recursions):
-            for block in self.blocks:
-                features = block(features)
-        residual: torch.Tensor = self.tail(features)[..., :rows, :cols]
-        return residual * gain
-
+__all__ = ["BACKBONES", "Network", "build", "parameter_count", "scalars_min"]
 
 BACKBONES: dict[str, type[Network]] = {
     Backbone.MZSR: MzsrNetwork,
     Backbone.STRIDED: StridedNetwork,
+    Backbone.LRFNET: LrfNetwork,
 }
+
+
+def _named(settings: NetworkSettings) -> type[Network]:
+    if settings.backbone not in BACKBONES:
+        raise WeightsError(
+            f"backbone {settings.backbone!r} is unknown; this mzsr has {', '.join(BACKBONES)}."
+        )
+    return BACKBONES[settings.backbone]
 
 
 def build(settings: NetworkSettings, seed: int | None = None) -> Network:
@@ -158,15 +35,16 @@ def build(settings: NetworkSettings, seed: int | None = None) -> Network:
     With ``seed``, random weights that start near identity; without, the weights are left to be
     loaded. Raises WeightsError for an unknown backbone.
     """
-    if settings.backbone not in BACKBONES:
-        raise WeightsError(
-            f"backbone {settings.backbone!r} is unknown; this mzsr has {', '.join(BACKBONES)}."
-        )
-    make: type[Network] = BACKBONES[settings.backbone]
-    network = make(settings)  # type: ignore[call-arg]
+    network = _named(settings)(settings)  # type: ignore[call-arg]
     if seed is not None:
         network.initialise(torch.Generator().manual_seed(seed))
     return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+def scalars_min(settings: NetworkSettings) -> int:
+    """A lower bound of the scalars that an architecture stores. Raises WeightsError for an unknown
+    backbone."""
+    return _named(settings).scalars_min(settings)
 
 
 def parameter_count(network: nn.Module) -> int:

@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from mzsr_cli.errors import MissingInputError, OutputError, WeightsError
-from mzsr_cli.learning.networks import Network, build
-from mzsr_cli.settings import NetworkSettings
+from mzsr_cli.learning.networks import Network, build, scalars_min
+from mzsr_cli.settings import Filters, Layout, LrfSettings, NetworkSettings
 
 CPU = torch.device("cpu")
 FORMAT = 1
@@ -56,7 +56,8 @@ def save_weights(
     """Write a weights file atomically. Raises OutputError where that fails."""
     tensors = {name: p.detach().cpu().float().contiguous() for name, p in parameters.items()}
     tensors |= {RATE_PREFIX + n: r.detach().cpu().float().reshape(1) for n, r in rates.items()}
-    header = {"format": FORMAT, "network": asdict(settings), "facts": facts}
+    network = {name: fact for name, fact in asdict(settings).items() if fact is not None}
+    header = {"format": FORMAT, "network": network, "facts": facts}
     part = path.with_name(path.name + ".part")
     try:
         part.write_bytes(save(tensors, {"mzsr": json.dumps(header, sort_keys=True)}))
@@ -92,20 +93,36 @@ def _architecture(
     Raises WeightsError where it is no architecture, or is larger than what is stored.
     """
     try:
-        settings = NetworkSettings(**header["network"])
-        sizes = (settings.channels, settings.depth, settings.width, settings.passes)
-        sane = all(type(size) is int and size > 0 for size in sizes)
-        stored = sum(tensor.numel() for tensor in tensors.values())
-        if sane and sane_size(settings) <= stored:
-            return settings
-    except (KeyError, TypeError) as error:
+        settings = network_settings(header["network"])
+    except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: {_EDITED}") from error
-    raise WeightsError(f"{path}: {_EDITED}")
+    sizes = [settings.channels, settings.depth, settings.width, settings.passes]
+    if settings.lrfnet is not None:
+        sizes += [settings.lrfnet.kernel_size, settings.lrfnet.blocks]
+    sane = all(type(size) is int and size > 0 for size in sizes)
+    stored = sum(tensor.numel() for tensor in tensors.values())
+    if not sane or scalars_min(settings) > stored:
+        raise WeightsError(f"{path}: {_EDITED}")
+    return settings
 
 
-def sane_size(settings: NetworkSettings) -> int:
-    """A lower bound of the scalars that an architecture stores."""
-    return max(0, settings.depth - 2) * settings.width**2 + settings.channels * settings.width
+def network_settings(header: dict[str, Any]) -> NetworkSettings:
+    """The architecture that a header describes; what it does not mention is as by default.
+
+    Raises KeyError, TypeError or ValueError where it is none.
+    """
+    facts = dict(header)
+    if facts.get("lrfnet") is not None:
+        lrf = dict(facts["lrfnet"])
+        facts["lrfnet"] = LrfSettings(
+            **lrf
+            | {
+                "filters": Filters(lrf["filters"]),
+                "layout": Layout(lrf["layout"]),
+                "dilations": tuple(lrf["dilations"]),
+            }
+        )
+    return NetworkSettings(**facts)
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Backbones, a file each; learning.networks knows them by name."""

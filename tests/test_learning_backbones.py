@@ -1,0 +1,281 @@
+"""Every backbone of the registry, and LRFNet's sizes, fields of view and options."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from upscale_files import field, load, run, save
+
+from mzsr_cli.errors import UsageError, WeightsError
+from mzsr_cli.imaging.hints import Hints
+from mzsr_cli.learning import networks, weights
+from mzsr_cli.learning.adapt import tiled_residual
+from mzsr_cli.learning.inner import residual
+from mzsr_cli.learning.seen import Whole
+from mzsr_cli.settings import (
+    LRF_DILATIONS,
+    Filters,
+    Layout,
+    LrfSettings,
+    NetworkSettings,
+    Precision,
+    TileSettings,
+)
+
+SEPARABLE = Filters.SEPARABLE
+FIELDS = [
+    LrfSettings(3),
+    LrfSettings(5),
+    LrfSettings(7, SEPARABLE),
+    LrfSettings(3, dilations=(1, 3, 5)),
+    LrfSettings(3, dilations=(1, 2), layout=Layout.B),
+    LrfSettings(5, SEPARABLE, (1, 2, 3)),
+    LrfSettings(5, SEPARABLE, (1, 2), Layout.C),
+    LrfSettings(3, SEPARABLE, (1, 4, 8), Layout.D),
+]
+
+
+def lrf(shape: LrfSettings, width: int = 64, channels: int = 1) -> NetworkSettings:
+    return NetworkSettings(backbone="lrfnet", width=width, channels=channels, lrfnet=shape)
+
+
+def shaken(settings: NetworkSettings, seed: int = 3) -> networks.Network:
+    """A network none of whose parameters is zero, and none of whose paths is faint."""
+    network = networks.build(settings, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    return network
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# -- sizes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("side", "filters", "count"),
+    [
+        (3, Filters.STANDARD, 889_795),
+        (5, Filters.STANDARD, 2_462_659),
+        (3, SEPARABLE, 299_971),
+        (5, SEPARABLE, 496_579),
+        (7, SEPARABLE, 693_187),
+        (9, SEPARABLE, 889_795),
+        (11, SEPARABLE, 1_086_403),
+    ],
+)
+def test_lrfnet_has_the_published_sizes(side: int, filters: Filters, count: int) -> None:
+    network = networks.build(lrf(LrfSettings(side, filters), channels=3))
+    assert networks.parameter_count(network) == count
+
+
+@pytest.mark.parametrize("dilations", LRF_DILATIONS)
+@pytest.mark.parametrize("layout", [Layout.A, Layout.B])
+def test_dilation_and_layout_cost_nothing(dilations: tuple[int, ...], layout: Layout) -> None:
+    network = networks.build(lrf(LrfSettings(3, dilations=dilations, layout=layout), channels=3))
+    assert networks.parameter_count(network) == 889_795
+
+
+def test_the_bound_of_scalars_is_one() -> None:
+    """Below what is stored, but not so far that a wrong size would pass for a right one."""
+    others = [NetworkSettings(backbone=name) for name in networks.BACKBONES]
+    for settings in [*others, *map(lrf, FIELDS)]:
+        stored = networks.parameter_count(networks.build(settings))
+        assert stored / 16 < networks.scalars_min(settings) <= stored
+
+
+# -- fields of view -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", FIELDS, ids=str)
+def test_lrfnet_reaches_exactly_so_far(shape: LrfSettings) -> None:
+    """The gradient of a pixel is non-zero up to ``reach`` on every side, and nowhere beyond."""
+    network = shaken(lrf(shape, width=5)).double()
+    size = 2 * network.reach + 7
+    top, left = network.reach + 2, network.reach + 4
+    image = random(1, 1, size, size + 3).double().requires_grad_()
+    network(image)[0, 0, top, left].backward()
+    assert image.grad is not None
+    seen = image.grad[0, 0] != 0
+    for lines, at in ((seen.any(1), top), (seen.any(0), left)):
+        found = torch.nonzero(lines)[:, 0]
+        assert (int(found.min()), int(found.max())) == (at - network.reach, at + network.reach)
+
+
+@pytest.mark.parametrize(
+    ("shape", "reach"),
+    [
+        (LrfSettings(3), 26),
+        (LrfSettings(11, SEPARABLE), 62),
+        (LrfSettings(3, dilations=(1, 2, 3)), 50),
+        (LrfSettings(7, SEPARABLE, (1, 2, 3)), 74),
+    ],
+)
+def test_reach_of_the_full_size(shape: LrfSettings, reach: int) -> None:
+    """Head and tail, and for every block two convolutions, or one along each axis."""
+    assert networks.build(lrf(shape)).reach == reach
+
+
+@pytest.mark.parametrize("shape", FIELDS, ids=str)
+def test_tiled_is_whole(shape: LrfSettings) -> None:
+    network = shaken(lrf(replace(shape, blocks=6), width=5))
+    planes = random(2, 97, 75)
+    parameters = {name: p.detach() for name, p in network.named_parameters()}
+    precision = Precision.FP32
+    whole = residual(network, parameters, planes[:, None], precision, Hints())[:, 0]
+    seen, tiles = Whole(planes), TileSettings(13)
+    parts = tiled_residual(network, parameters, seen, tiles, precision, None)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5 * float(whole.abs().max()))
+
+
+def test_layouts_differ() -> None:
+    """The four read the same filters in four ways."""
+    image = random(1, 1, 19, 23)
+    outputs = [
+        shaken(lrf(LrfSettings(5, SEPARABLE, layout=layout), width=5))(image) for layout in Layout
+    ]
+    for i, one in enumerate(outputs):
+        for other in outputs[:i]:
+            assert (one - other).abs().max() > 1e-3
+
+
+# -- bad combinations ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"layout": Layout.C},
+        {"layout": Layout.D, "kernel_size": 5},
+        {"kernel_size": 4},
+        {"kernel_size": 13, "filters": SEPARABLE},
+        {"dilations": (1, 2, 4)},
+        {"dilations": ()},
+        {"blocks": 10, "dilations": (1, 2, 3)},
+        {"blocks": 0},
+    ],
+)
+def test_what_is_no_lrfnet_is_refused(shape: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        LrfSettings(**shape)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--backbone", "lrfnet", "--layout", "C"), "--layout"),
+        (("--backbone", "lrfnet", "--guides"), "--guides"),
+        (("--backbone", "lrfnet", "--recursions", 2), "--recursions"),
+        (("--backbone", "strided", "--kernel-size", 5), "--kernel-size"),
+        (("--dilations", "1-2"), "--dilations"),
+        (("--init", "w.safetensors", "--filters", "separable"), "--filters"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    tmp_path: Path, options: tuple[object, ...], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("pretrain", tmp_path, "-o", tmp_path / "new.safetensors", *options) == 2
+    assert named in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--backbone", "lrfnet"),
+        ("--kernel-size", 5, "--method", "mzsr"),
+        ("--method", "zssr", "--filters", "separable"),
+        ("--method", "zssr", "--backbone", "lrfnet", "--layout", "D"),
+    ],
+)
+def test_backbones_are_for_zssr(tmp_path: Path, options: tuple[object, ...]) -> None:
+    source = save(tmp_path / "c.npy", field())
+    assert run("upscale", source, "--scale", 2, *options) == 2
+
+
+# -- files --------------------------------------------------------------------------------------
+
+
+def stored(path: Path, settings: NetworkSettings) -> dict[str, object]:
+    """Write a random network; the header's description of it."""
+    parameters = dict(networks.build(settings, 0).named_parameters())
+    weights.save_weights(path, parameters, {}, settings, {})
+    found: dict[str, object] = weights.read_header(path)["network"]
+    return found
+
+
+@pytest.mark.parametrize("shape", FIELDS, ids=str)
+def test_files_know_the_blocks(tmp_path: Path, shape: LrfSettings) -> None:
+    path, settings = tmp_path / "w.safetensors", lrf(shape, width=6)
+    stored(path, settings)
+    loaded = weights.load_weights(path)
+    assert loaded.settings == settings
+    image = random(1, 1, 21, 13)
+    torch.testing.assert_close(loaded.network(image), networks.build(settings, 0)(image))
+
+
+def test_files_of_other_backbones_do_not_mention_them(tmp_path: Path) -> None:
+    assert "lrfnet" not in stored(tmp_path / "w.safetensors", NetworkSettings(depth=3, width=5))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kernel_size": 5},
+        {"kernel_size": "3"},
+        {"kernel_size": 3.0},
+        {"filters": "round"},
+        {"layout": "C"},
+        {"layout": None},
+        {"dilations": 1},
+        {"dilations": [1, 2, 4]},
+        {"blocks": 11},
+        {"blocks": 10**12},
+        {"blocks": "12"},
+        {"extra": 1},
+    ],
+)
+def test_edited_blocks_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    path = tmp_path / "w.safetensors"
+    facts = stored(path, lrf(LrfSettings(), width=5))
+    facts["lrfnet"] = {**facts["lrfnet"], **change}  # type: ignore[dict-item]
+    text = json.dumps({"format": 1, "network": facts, "facts": {}})
+    save_file(load_file(path), path, {"mzsr": text})
+    with pytest.raises(WeightsError):
+        weights.load_weights(path)
+
+
+# -- the command line ---------------------------------------------------------------------------
+
+EVERY = [("--backbone", name) for name in networks.BACKBONES] + [
+    ("--backbone", "lrfnet", "--kernel-size", 5, "--filters", "separable",
+     "--dilations", "1-2-3", "--layout", "D"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("chosen", EVERY, ids=lambda o: "-".join(map(str, o[1::2])))
+def test_trained_by_the_commands_and_used(tmp_path: Path, chosen: tuple[object, ...]) -> None:
+    """Pretrain, meta-train (second order), upscale: each knows the architecture from the file."""
+    cube = save(tmp_path / "c.npy", field((41, 37, 2)))
+    quick = ("--iterations", 2, "--patch", 32, "--batch", 1, "-q", "--precision", "fp32")
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    assert run("pretrain", cube, "-o", first, *quick, *chosen) == 0
+    meta = ("--inner-steps", 1, "--first-order", 0, "--init", first)
+    assert run("meta-train", cube, "-o", second, *quick, *meta) == 0
+    made, found = weights.load_weights(first), weights.load_weights(second)
+    assert found.settings == made.settings and found.settings.backbone == chosen[1]
+    assert set(found.rates) == set(found.parameters())
+    before, after = made.parameters(), found.parameters()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    options = ("--scale", 2, "--weights", second, "--no-self-check", "--steps", 1, "-q")
+    assert run("upscale", cube, *options, "-o", tmp_path / "out.npy") == 0
+    assert load(tmp_path / "out.npy").shape == (82, 74, 2)
