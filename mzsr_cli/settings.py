@@ -154,6 +154,17 @@ class Loss(StrEnum):
     LOG = "log"
 
 
+@dataclass(frozen=True)
+class GradientSettings:
+    """Gradient maps in the losses of training (structure-preserving SR, Ma et al., 2020)."""
+
+    weight: float = 0.0
+    """Weight of the gradient maps' mean absolute difference beside the loss."""
+    supervision: float = 0.2
+    """Weight of the same for the gradient map that a network predicts beside its answer, if it
+    does (learning.backbones.spsr)."""
+
+
 class Optimizer(StrEnum):
     """What takes the outer steps of a training: Adam on everything, or Muon on the convolutions
     between features (learning.muon) and Adam on the rest."""
@@ -372,6 +383,7 @@ class TrainSettings:
     recursions: int | None = None
     """Recursions of the blocks; None: those of the weights it starts from."""
     loss: Loss = Loss.L1
+    gradient: GradientSettings = field(default_factory=GradientSettings)
     data: DataSettings = field(default_factory=DataSettings)
     tasks: TaskSettings = field(default_factory=TaskSettings)
     network: NetworkSettings = field(
@@ -418,6 +430,8 @@ class AdaptSettings:
     """A step after which the loss exceeds this many times the best is taken back, rates halved."""
     self_ensemble: bool = False
     """Mean over the eight symmetries of the square."""
+    gradient_loss: float = 0.0
+    """Weight of the gradient maps' mean absolute difference in the loss of a step."""
 
 
 @dataclass(frozen=True)
@@ -490,6 +504,8 @@ class ZssrSettings:
     """Median over the eight symmetries of the square."""
     factor_max: float = 2.0
     """Largest factor of a gradual scale."""
+    gradient_loss: float = 0.0
+    """Weight of the gradient maps' mean absolute difference in the loss."""
 
 
 @dataclass(frozen=True)

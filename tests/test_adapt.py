@@ -110,7 +110,7 @@ def test_first_step_is_gradient_descent(network: Any, pair: Pair) -> None:
     before = parameters_of(network)
     optimiser = torch.optim.SGD(network.parameters(), lr=1e-3)
     start, truth = pair.start, pair.truth
-    (start + network(start) - truth).abs().mean().backward()
+    (start + network(start).residual - truth).abs().mean().backward()
     optimiser.step()
     adapted = adapt(network, before, rates_of(network, 1e-3), [pair], AdaptSettings(1), FP32)
     assert adapted.kept == 1
@@ -137,7 +137,7 @@ def test_zero_steps_keep_the_parameters(network: Any, pair: Pair) -> None:
 def test_tiles_cover_the_whole(network: Any, rng: np.random.Generator, side: int) -> None:
     planes = torch.from_numpy(rng.standard_normal((2, 29, 23))).float()
     with torch.no_grad():
-        whole = network(planes[:, None])[:, 0]
+        whole = network(planes[:, None]).residual[:, 0]
     tiled = tiled_residual(
         network, parameters_of(network), Whole(planes), TileSettings(side), FP32, None
     )

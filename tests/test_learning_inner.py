@@ -204,12 +204,20 @@ def test_predict_adds_a_free_and_trusted_residual(device: torch.device) -> None:
     operator = degrade.degradation(kernels.delta(), Sampling.DIRECT, (2.0, 3.0), (31, 37), device)
     consistency = Consistency(operator, ConsistencySettings(damping=1e-9))
     start = torch.rand(2, 1, 31, 37, generator=torch.Generator().manual_seed(0)).to(device)
+
+    def predicted(trust: float) -> torch.Tensor:
+        found = inner.predict(network, parameters, start, consistency, trust, FP32, Hints())
+        return found.image
+
     with torch.no_grad():
-        full = inner.predict(network, parameters, start, consistency, 1.0, FP32, Hints()) - start
-        part = inner.predict(network, parameters, start, consistency, 0.25, FP32, Hints()) - start
-        none = inner.predict(network, parameters, start, consistency, 0.0, FP32, Hints())
-        plain = inner.predict(network, parameters, start, None, 1.0, FP32, Hints())
-        torch.testing.assert_close(plain, start + network(start))
+        full = predicted(1.0) - start
+        part = (
+            inner.predict(network, parameters, start, consistency, 0.25, FP32, Hints()).image
+            - start
+        )
+        none = predicted(0.0)
+        plain = inner.predict(network, parameters, start, None, 1.0, FP32, Hints()).image
+        torch.testing.assert_close(plain, start + network(start).residual)
     torch.testing.assert_close(none, start)
     torch.testing.assert_close(part, 0.25 * full, atol=1e-6, rtol=1e-4)
     assert float(full[..., ::2, ::3].abs().max()) < 1e-5
@@ -225,10 +233,10 @@ def test_passes_alternate_network_and_consistency(device: torch.device) -> None:
     consistency = Consistency(operator, ConsistencySettings(damping=1e-9))
     start = torch.rand(2, 1, 31, 37, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.no_grad():
-        first = inner.predict(once, parameters, start, consistency, 1.0, FP32, Hints())
-        second = inner.predict(once, parameters, first, consistency, 1.0, FP32, Hints())
-        found = inner.predict(twice, parameters, start, consistency, 1.0, FP32, Hints())
-        half = inner.predict(twice, parameters, start, consistency, 0.5, FP32, Hints())
+        first = inner.predict(once, parameters, start, consistency, 1.0, FP32, Hints()).image
+        second = inner.predict(once, parameters, first, consistency, 1.0, FP32, Hints()).image
+        found = inner.predict(twice, parameters, start, consistency, 1.0, FP32, Hints()).image
+        half = inner.predict(twice, parameters, start, consistency, 0.5, FP32, Hints()).image
     torch.testing.assert_close(found, second)
     torch.testing.assert_close(half, (start + second) / 2)
     assert float((second - first).abs().max()) > 1e-4
@@ -330,7 +338,7 @@ def test_network_sees_seventeen_pixels(seed: int) -> None:
     network = networks.build(NetworkSettings(width=16), seed)
     image = torch.rand(1, 1, 37, 31, generator=torch.Generator().manual_seed(seed))
     image.requires_grad_()
-    network(image)[0, 0, 18, 15].backward()
+    network(image).residual[0, 0, 18, 15].backward()
     rows, cols = np.nonzero(image.grad[0, 0].numpy())
     assert (rows.min(), rows.max(), cols.min(), cols.max()) == (10, 26, 7, 23)
     assert network.reach == 8
@@ -341,10 +349,11 @@ def test_networks_are_seeded_and_start_near_identity() -> None:
     one, same, other = (networks.build(settings, s) for s in (5, 5, 6))
     image = torch.rand(1, 1, 37, 31)
     with torch.no_grad():
-        assert torch.equal(one(image), same(image))
-        assert not torch.equal(one(image), other(image))
-        assert float(one(image).abs().mean()) < 0.3 * float(image.mean())
-        assert one(torch.rand(2, 1, 5, 37)).shape == (2, 1, 5, 37)
+        found = one(image).residual
+        assert torch.equal(found, same(image).residual)
+        assert not torch.equal(found, other(image).residual)
+        assert float(found.abs().mean()) < 0.3 * float(image.mean())
+        assert one(torch.rand(2, 1, 5, 37)).residual.shape == (2, 1, 5, 37)
 
 
 def test_unknown_backbone_is_refused() -> None:

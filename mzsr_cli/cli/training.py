@@ -28,6 +28,7 @@ from mzsr_cli.settings import (
     ConsistencySettings,
     DataSettings,
     DegradationMix,
+    GradientSettings,
     KernelDraw,
     Loss,
     MetaSettings,
@@ -98,6 +99,9 @@ _OPTIONS = (
     click.option("--loss", type=click.Choice([m.value for m in Loss]), default=_TRAIN.loss.value,
                  help="Mean absolute error, root mean square, or its logarithm; in shares of the "
                  "start's."),
+    click.option("--gradient-loss", type=click.FloatRange(0), default=_TRAIN.gradient.weight,
+                 help="Weight of the gradient maps' mean absolute difference beside the loss, in "
+                 "shares of the start's."),
     click.option("--passes", type=click.IntRange(1), help="How often the network is applied, "
                  "consistency after each. [those of --init; 1]"),
     click.option("--optimizer", type=click.Choice([m.value for m in Optimizer]),
@@ -152,6 +156,7 @@ def train_settings(
         passes=options["passes"],
         recursions=options["recursions"],
         loss=Loss(options["loss"]),
+        gradient=GradientSettings(weight=options["gradient_loss"]),
         network=_network(options),
     )
 

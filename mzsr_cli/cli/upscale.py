@@ -29,6 +29,7 @@ from mzsr_cli.settings import (
     StageSettings,
     TileSettings,
     UpscaleSettings,
+    ZssrSettings,
 )
 
 _DEFAULTS = UpscaleSettings()
@@ -44,6 +45,9 @@ _ADAPT = AdaptSettings()
 @click.option("--adapt", type=click.Choice([a.value for a in Adapting]),
               default=_ADAPT.mode.value, help="Each slice to itself; once to the cube (rounds of "
               "steps over its slices); or each on from the slice before.")  # fmt: skip
+@click.option("--gradient-loss", type=click.FloatRange(0), default=_ADAPT.gradient_loss,
+              help="Weight of the gradient maps' mean absolute difference in the loss of "
+              "steps.")  # fmt: skip
 @click.option("--method", type=click.Choice([m.value for m in Method]),
               help="[mzsr; zssr where no weights fit]")  # fmt: skip
 @click.option("--weights", metavar="NAME|PATH", help="[the shipped ones that fit best]")
@@ -195,7 +199,9 @@ def _settings(options: dict[str, Any]) -> UpscaleSettings:
             steps=options["steps"],
             mode=Adapting(options["adapt"]),
             self_ensemble=options["self_ensemble"],
+            gradient_loss=options["gradient_loss"],
         ),
+        zssr=ZssrSettings(gradient_loss=options["gradient_loss"]),
         check=CheckSettings(enabled=options["self_check"]),
         consistency=ConsistencySettings(enabled=options["consistency"] == "1"),
         tiles=TileSettings(side=options["tile"]),

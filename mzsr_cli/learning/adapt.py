@@ -47,9 +47,9 @@ def adapt(
     for count in range(settings.steps + 1):
         before = current
         if count < settings.steps:
-            value, current = _round(network, before, rates, pairs, precision)
+            value, current = _round(network, before, rates, pairs, settings, precision)
         else:
-            value = _mean_loss(network, before, pairs, precision)
+            value = _mean_loss(network, before, pairs, settings, precision)
         best.losses.append(value)
         if value < lowest:
             lowest, best.kept, best.parameters = value, count, before
@@ -65,13 +65,14 @@ def _round(
     parameters: Parameters,
     rates: Parameters,
     pairs: Sequence[Pair],
+    settings: AdaptSettings,
     precision: Precision,
 ) -> tuple[float, Parameters]:
     """One gradient step on each pair in turn: the mean of the losses met, and the parameters."""
     total = 0.0
     for pair in pairs:
         leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-        loss, gradients = gradient(network, leaves, pair, precision, create_graph=False)
+        loss, gradients = gradient(network, leaves, pair, precision, False, settings.gradient_loss)
         parameters = {n: p.detach() for n, p in step(leaves, gradients, rates).items()}
         total += float(loss.detach())
     return total / len(pairs), parameters
@@ -79,9 +80,14 @@ def _round(
 
 @torch.no_grad()
 def _mean_loss(
-    network: Network, parameters: Parameters, pairs: Sequence[Pair], precision: Precision
+    network: Network,
+    parameters: Parameters,
+    pairs: Sequence[Pair],
+    settings: AdaptSettings,
+    precision: Precision,
 ) -> float:
-    losses = [float(pair_loss(network, parameters, pair, precision)) for pair in pairs]
+    weight = settings.gradient_loss
+    losses = [float(pair_loss(network, parameters, pair, precision, weight)) for pair in pairs]
     return sum(losses) / len(losses)
 
 

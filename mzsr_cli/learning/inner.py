@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch.func import functional_call
 
 from mzsr_cli.imaging.degrade import Consistency
+from mzsr_cli.imaging.gradient import gradient_distance
 from mzsr_cli.imaging.hints import Hints
-from mzsr_cli.learning.networks import Network
+from mzsr_cli.learning.networks import Answer, Network
 from mzsr_cli.learning.runtime import convolution_precision
 from mzsr_cli.settings import Precision
 
@@ -33,6 +35,30 @@ class Pair:
     hints: Hints = field(default_factory=Hints)
 
 
+class Prediction(NamedTuple):
+    """The super-resolved ``image``, and the ``gradient`` map that the network predicts of the
+    truth, if it does (after the last pass); both (P, 1, H, W)."""
+
+    image: torch.Tensor
+    gradient: torch.Tensor | None
+
+
+def answer(
+    network: Network,
+    parameters: Mapping[str, torch.Tensor],
+    start: torch.Tensor,
+    precision: Precision,
+    hints: Hints,
+) -> Answer:
+    """What the network says of ``start`` (P, 1, H, W), float32, under ``parameters``."""
+    image = start.contiguous(memory_format=torch.channels_last)
+    seen = (image, hints.guides, hints.facts)
+    with convolution_precision(start.device, precision):
+        output: Answer = functional_call(network, dict(parameters), seen)
+    gradient = None if output.gradient is None else output.gradient.to(start.dtype)
+    return Answer(output.residual.to(start.dtype), gradient)
+
+
 def residual(
     network: Network,
     parameters: Mapping[str, torch.Tensor],
@@ -40,12 +66,8 @@ def residual(
     precision: Precision,
     hints: Hints,
 ) -> torch.Tensor:
-    """The network's output for ``start`` (P, 1, H, W), float32, under ``parameters``."""
-    image = start.contiguous(memory_format=torch.channels_last)
-    seen = (image, hints.guides, hints.facts)
-    with convolution_precision(start.device, precision):
-        output: torch.Tensor = functional_call(network, dict(parameters), seen)
-    return output.to(start.dtype)
+    """The network's residual for ``start`` (P, 1, H, W), float32, under ``parameters``."""
+    return answer(network, parameters, start, precision, hints).residual
 
 
 def predict(
@@ -56,34 +78,49 @@ def predict(
     trust: float,
     precision: Precision,
     hints: Hints,
-) -> torch.Tensor:
+) -> Prediction:
     """Super-resolved (P, 1, H, W): start + trust * (I - B A) residual.
 
     With several passes the network sees start + (I - B A) residual next, and so on: network and
     consistency alternate with shared parameters (unrolled as in USRNet, Zhang et al., 2020).
     """
-    image = start
+    image, gradient = start, None
     for _ in range(network.passes):
-        added = residual(network, parameters, image, precision, hints)
+        added, gradient = answer(network, parameters, image, precision, hints)
         image = image + (consistency.free(added) if consistency is not None else added)
-    return start + trust * (image - start)
+    return Prediction(start + trust * (image - start), gradient)
+
+
+def pair_prediction(
+    network: Network, parameters: Mapping[str, torch.Tensor], pair: Pair, precision: Precision
+) -> Prediction:
+    """The prediction for a pair's start."""
+    return predict(
+        network, parameters, pair.start, pair.consistency, pair.trust, precision, pair.hints
+    )
 
 
 def pair_error(
     network: Network, parameters: Mapping[str, torch.Tensor], pair: Pair, precision: Precision
 ) -> torch.Tensor:
     """Prediction minus truth on a pair, (P, 1, H, W)."""
-    output = predict(
-        network, parameters, pair.start, pair.consistency, pair.trust, precision, pair.hints
-    )
-    return output - pair.truth
+    return pair_prediction(network, parameters, pair, precision).image - pair.truth
 
 
 def pair_loss(
-    network: Network, parameters: Mapping[str, torch.Tensor], pair: Pair, precision: Precision
+    network: Network,
+    parameters: Mapping[str, torch.Tensor],
+    pair: Pair,
+    precision: Precision,
+    gradient_weight: float = 0.0,
 ) -> torch.Tensor:
-    """Mean absolute error on a pair (MZSR eq. 3)."""
-    return pair_error(network, parameters, pair, precision).abs().mean()
+    """Mean absolute error on a pair (MZSR eq. 3), and ``gradient_weight`` times that of the
+    gradient maps (Ma et al., CVPR 2020)."""
+    image = pair_prediction(network, parameters, pair, precision).image
+    loss = (image - pair.truth).abs().mean()
+    if gradient_weight > 0:
+        loss = loss + gradient_weight * gradient_distance(image, pair.truth)
+    return loss
 
 
 def step(
@@ -99,10 +136,16 @@ def gradient(
     pair: Pair,
     precision: Precision,
     create_graph: bool,
+    gradient_weight: float = 0.0,
 ) -> tuple[torch.Tensor, Parameters]:
-    """Loss on ``pair`` and its gradient; with ``create_graph`` the gradient is differentiable."""
-    loss = pair_loss(network, parameters, pair, precision)
-    values = torch.autograd.grad(loss, list(parameters.values()), create_graph=create_graph)
+    """Loss on ``pair`` and its gradient; with ``create_graph`` the gradient is differentiable.
+
+    Parameters that the loss does not depend on have the gradient zero.
+    """
+    loss = pair_loss(network, parameters, pair, precision, gradient_weight)
+    values = torch.autograd.grad(
+        loss, list(parameters.values()), create_graph=create_graph, materialize_grads=True
+    )
     return loss, dict(zip(parameters, values, strict=True))
 
 
@@ -114,6 +157,7 @@ def inner_loop(
     steps: int,
     precision: Precision,
     second_order: bool,
+    gradient_weight: float = 0.0,
 ) -> Iterator[Parameters]:
     """The parameters after 0, 1, ... ``steps`` gradient steps on ``pair``.
 
@@ -122,7 +166,7 @@ def inner_loop(
     """
     yield parameters
     for _ in range(steps):
-        _, gradients = gradient(network, parameters, pair, precision, create_graph=second_order)
+        _, gradients = gradient(network, parameters, pair, precision, second_order, gradient_weight)
         if not second_order:
             gradients = {name: g.detach() for name, g in gradients.items()}
         parameters = step(parameters, gradients, rates)

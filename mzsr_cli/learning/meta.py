@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import torch
 
-from mzsr_cli.learning.inner import Parameters, inner_loop, pair_error
+from mzsr_cli.learning.inner import Parameters, inner_loop, pair_prediction
 from mzsr_cli.learning.networks import Network
 from mzsr_cli.learning.patches import Task, TaskMaker
-from mzsr_cli.learning.pretrain import moved, relative_loss
+from mzsr_cli.learning.pretrain import PLAIN, image_loss, moved, start_loss, supervision
 from mzsr_cli.learning.ranks import ALONE, Ranks
 from mzsr_cli.learning.training import GradientStep
-from mzsr_cli.settings import Loss, MetaSettings, Precision
+from mzsr_cli.settings import GradientSettings, Loss, MetaSettings, Precision
 
 
 def step_weights(settings: MetaSettings, progress: float) -> list[float]:
@@ -41,19 +41,22 @@ def task_loss(
     precision: Precision,
     second_order: bool,
     loss: Loss = Loss.L1,
+    gradient: GradientSettings = PLAIN,
 ) -> torch.Tensor:
     """Lines 11-14: adapt to the support pair, sum the weighted query losses (in shares of the
-    task's base error) on the way."""
+    task's base error) on the way, those of gradient maps among them."""
     if task.support is None:
         raise ValueError("meta-training needs tasks with a support pair")
     path = inner_loop(
-        network, parameters, rates, task.support, len(weights) - 1, precision, second_order
-    )
-    losses = [
-        weight * relative_loss(pair_error(network, adapted, task.query, precision), task, loss)
-        for weight, adapted in zip(weights, path, strict=True)
-        if weight > 0
-    ]
+        network, parameters, rates, task.support, len(weights) - 1, precision, second_order,
+        gradient.weight,
+    )  # fmt: skip
+    losses = []
+    for weight, adapted in zip(weights, path, strict=True):
+        if weight > 0:
+            prediction = pair_prediction(network, adapted, task.query, precision)
+            value = image_loss(prediction.image, task.query, task, loss, gradient)
+            losses.append(weight * (value + supervision(prediction, task.query, gradient)))
     return torch.stack(losses).sum()
 
 
@@ -67,6 +70,7 @@ def meta_step(
     device: torch.device,
     loss: Loss = Loss.L1,
     ranks: Ranks = ALONE,
+    gradient: GradientSettings = PLAIN,
 ) -> GradientStep:
     """The outer gradient of one iteration over ``tasks_per_iteration`` tasks (lines 9-16).
 
@@ -82,17 +86,17 @@ def meta_step(
         total, base = 0.0, 0.0
         for index in ranks.share(count):
             task = maker.task(iteration, index, support=True)
-            begin = relative_loss(task.query.start - task.query.truth, task, loss)
-            base += float(begin) / count
+            begin = start_loss(network, task, loss, gradient)
+            base += begin / count
             if task.query.trust == 0:  # the start is the answer: nothing depends on the network
-                total += float(begin) / count
+                total += begin / count
                 continue
             if task.support is not None:
                 pairs = moved(task.query, device), moved(task.support, device)
                 task = replace(task, query=pairs[0], support=pairs[1])
             rates = {name: rate.exp() for name, rate in log_rates.items()}
             outer = task_loss(
-                network, parameters, rates, task, weights, precision, second_order, loss
+                network, parameters, rates, task, weights, precision, second_order, loss, gradient
             )
             weighted = outer / count
             weighted.backward()

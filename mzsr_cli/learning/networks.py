@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from mzsr_cli.errors import WeightsError
-from mzsr_cli.learning.backbones.base import Network
+from mzsr_cli.learning.backbones.base import Answer, Network
 from mzsr_cli.learning.backbones.lrfnet import LrfNetwork
 from mzsr_cli.learning.backbones.mzsr import MzsrNetwork
 from mzsr_cli.learning.backbones.strided import StridedNetwork
 from mzsr_cli.settings import Backbone, NetworkSettings
 
-__all__ = ["BACKBONES", "Network", "build", "parameter_count", "scalars_min"]
+__all__ = ["BACKBONES", "Answer", "Network", "build", "parameter_count", "scalars_min"]
 
 BACKBONES: dict[str, type[Network]] = {
     Backbone.MZSR: MzsrNetwork,

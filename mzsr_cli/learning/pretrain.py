@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from mzsr_cli.learning.inner import Pair, Parameters, pair_error
+from mzsr_cli.imaging.gradient import gradient_distance, gradient_map
+from mzsr_cli.learning.inner import Pair, Parameters, Prediction, pair_prediction
 from mzsr_cli.learning.networks import Network
 from mzsr_cli.learning.patches import Task, TaskMaker
 from mzsr_cli.learning.ranks import ALONE, Ranks
 from mzsr_cli.learning.training import GradientStep
-from mzsr_cli.settings import Loss, Precision
+from mzsr_cli.settings import GradientSettings, Loss, Precision
+
+PLAIN = GradientSettings()
+"""No gradient maps in the loss."""
 
 RELATIVE_FLOOR = 8e-3
 """Added to a task's base error where losses are weighted by its inverse, in units of [0, 1]."""
@@ -39,6 +43,40 @@ def relative_loss(error: torch.Tensor, task: Task, loss: Loss) -> torch.Tensor:
     return error.abs().mean() * relative_weight(task.base_error)
 
 
+def image_loss(
+    image: torch.Tensor, pair: Pair, task: Task, loss: Loss, gradient: GradientSettings
+) -> torch.Tensor:
+    """The relative loss of an ``image`` (P, 1, H, W) for the task's query ``pair``. The gradient
+    maps' distance counts in shares of the start's, too, whatever the loss."""
+    value = relative_loss(image - pair.truth, task, loss)
+    if gradient.weight > 0:
+        base = float(gradient_distance(pair.start, pair.truth))
+        share = gradient_distance(image, pair.truth) * relative_weight(base)
+        value = value + gradient.weight * share
+    return value
+
+
+def supervision(
+    prediction: Prediction, pair: Pair, gradient: GradientSettings
+) -> torch.Tensor | float:
+    """What a predicted gradient map adds to the outer loss: its mean absolute error, in shares of
+    that of the start's own map (Ma et al., CVPR 2020). 0 where there is none."""
+    if prediction.gradient is None or gradient.supervision == 0:
+        return 0.0
+    base = float(gradient_distance(pair.start, pair.truth))
+    error = (prediction.gradient - gradient_map(pair.truth)).abs().mean()
+    return gradient.supervision * relative_weight(base) * error
+
+
+def start_loss(network: Network, task: Task, loss: Loss, gradient: GradientSettings) -> float:
+    """What the starting image scores as an answer, with its own gradient map for a predicted one:
+    the loss that a network begins with."""
+    query = task.query
+    said = gradient_map(query.start) if network.predicts_gradient else None
+    value = image_loss(query.start, query, task, loss, gradient)
+    return float(value + supervision(Prediction(query.start, said), query, gradient))
+
+
 def pretrain_step(
     network: Network,
     parameters: Parameters,
@@ -48,6 +86,7 @@ def pretrain_step(
     device: torch.device,
     loss: Loss = Loss.L1,
     ranks: Ranks = ALONE,
+    gradient: GradientSettings = PLAIN,
 ) -> GradientStep:
     """The gradient of one iteration: ``loss`` over ``batch`` crops, each with its own degradation.
 
@@ -59,13 +98,15 @@ def pretrain_step(
         total, base = 0.0, 0.0
         for index in ranks.share(batch):
             task = maker.task(iteration, index, support=False)
-            begin = relative_loss(task.query.start - task.query.truth, task, loss)
-            base += float(begin) / batch
+            begin = start_loss(network, task, loss, gradient)
+            base += begin / batch
             if task.query.trust == 0:  # the start is the answer: nothing depends on the network
-                total += float(begin) / batch
+                total += begin / batch
                 continue
-            error = pair_error(network, parameters, moved(task.query, device), precision)
-            weighted = relative_loss(error, task, loss) / batch
+            query = moved(task.query, device)
+            prediction = pair_prediction(network, parameters, query, precision)
+            value = image_loss(prediction.image, query, task, loss, gradient)
+            weighted = (value + supervision(prediction, query, gradient)) / batch
             weighted.backward()
             total += float(weighted.detach())
         return ranks.sum_figures({"loss": total, "start_loss": base})

@@ -19,7 +19,7 @@ from mzsr_cli.learning.muon import Muon, is_hidden
 from mzsr_cli.learning.networks import Network
 from mzsr_cli.learning.ranks import ALONE, Ranks
 from mzsr_cli.learning.weights import save_weights
-from mzsr_cli.settings import Optimizer, TrainSettings
+from mzsr_cli.settings import GradientSettings, Optimizer, TrainSettings
 
 GradientStep = Callable[[int, float], dict[str, float]]
 """(iteration, progress in [0, 1]) -> figures of all ranks; leaves gradients of this rank's share
@@ -141,6 +141,8 @@ class Trainer:
         settings = json.loads(json.dumps(asdict(self.settings), default=str))
         for free in ("max_time", "checkpoint_every", "validate_every", "data"):
             settings.pop(free)  # of the data, the digest counts
+        if self.settings.gradient == GradientSettings():  # runs from before there were any go on
+            settings.pop("gradient")
         decisive = json.loads(json.dumps(self.facts.get("decisive", {}), default=str))
         return {"settings": settings, "kind": self.facts["kind"], **decisive}
 

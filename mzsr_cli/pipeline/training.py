@@ -242,13 +242,15 @@ def train(
     parameters: Parameters = dict(network.named_parameters())
     if meta is None:
         step = pretrain_step(
-            network, parameters, maker, settings.batch, precision, device, settings.loss, ranks
-        )
+            network, parameters, maker, settings.batch, precision, device, settings.loss, ranks,
+            settings.gradient,
+        )  # fmt: skip
     else:
         log_rates, loss = trainer.log_rates, settings.loss
         step = meta_step(
-            network, parameters, log_rates, maker, meta, precision, device, loss, ranks
-        )
+            network, parameters, log_rates, maker, meta, precision, device, loss, ranks,
+            settings.gradient,
+        )  # fmt: skip
     tasks = validation_tasks(held, maker, settings, support=meta is not None)
     steps = meta.inner_steps if meta else 0
     validate = validator(network, tasks, steps, device, precision)
@@ -295,7 +297,7 @@ def _facts(
     precision: Any,
 ) -> dict[str, Any]:
     """Training facts for the weights' header (and the run's fingerprint)."""
-    tasks = settings.tasks
+    tasks, gradient = settings.tasks, settings.gradient
     return {
         "kind": kind,
         "mzsr": __version__,
@@ -316,6 +318,7 @@ def _facts(
         "learning_rate": settings.learning_rate,
         "optimizer": str(settings.optimizer),
         "loss": str(settings.loss),
+        **({"gradient_loss": gradient.weight} if gradient.weight else {}),
         "seed": settings.seed,
         "consistency": settings.consistency.enabled,
         "device": runtime.describe_device(ranks.device),

@@ -13,8 +13,8 @@ is the starting image, which every network corrects.
 FOLDER keeps weights, logs, checkpoints and results.json (results.md is its table): a variant that
 is finished is not trained again, one that was interrupted goes on, another budget is refused.
 
-Names: strided, mzsr, lrfnet's baseline-K, s-K[-LAYOUT], a-RATES and sa-K-RATES, each with
-+guides or +gradient behind it where that is to be.
+Names: strided, mzsr, lrfnet's baseline-K, s-K[-LAYOUT], a-RATES and sa-K-RATES; +guides behind it
+shows guides, +gradient or +gradient=W adds the gradient maps' distance to the loss (W 0.2).
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from mzsr_cli.settings import (
     CheckSettings,
     DegradationMix,
     Filters,
+    GradientSettings,
     Layout,
     LrfSettings,
     Method,
@@ -63,13 +64,14 @@ from mzsr_cli.settings import (
 )
 
 VARIANTS = (
-    *("strided", "mzsr"),
+    *("strided", "strided+gradient", "mzsr"),
     *("baseline-3", "baseline-5", "s-3", "s-5", "s-7", "s-9", "s-11"),
     *("a-1-2", "a-1-2-3", "a-1-3-5", "a-1-4-8", "sa-7-1-2-3", "s-7-B", "s-7-C", "s-7-D"),
 )
 START = "start"
 SLICE_SIDE = 256
 REPEATS = 5
+GRADIENT = 0.2
 
 
 def architecture(name: str) -> NetworkSettings:
@@ -88,6 +90,14 @@ def lrfnet(name: str) -> LrfSettings:
     layout = Layout(rest.pop()) if rest[-1] in list(Layout) else Layout.A
     side = 3 if kind == "a" else int(rest.pop(0))
     return LrfSettings(side, filters, tuple(map(int, rest)) or (1,), layout)
+
+
+def gradient_weight(name: str) -> float:
+    """W of a variant's +gradient or +gradient=W; 0 without."""
+    for part in name.split("+")[1:]:
+        if part.startswith("gradient"):
+            return float(part.partition("=")[2] or GRADIENT)
+    return 0.0
 
 
 # -- test data --------------------------------------------------------------------------------
@@ -200,6 +210,7 @@ def train_settings(name: str, options: argparse.Namespace) -> TrainSettings:
             scales=tuple(map(float, options.scale)),
             patch=options.patch,
         ),
+        gradient=GradientSettings(gradient_weight(name)),
         network=architecture(name),
     )
 

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
 from mzsr_cli.settings import NetworkSettings
 
 
+class Answer(NamedTuple):
+    """What a network says of an image (B, C, H, W), both of its shape: the ``residual`` that is
+    added to it, and the ``gradient`` map (imaging.gradient) that it predicts of the truth, if it
+    does."""
+
+    residual: torch.Tensor
+    gradient: torch.Tensor | None = None
+
+
 class Network(nn.Module):
-    """A map from an image (B, channels, H, W) to a residual of the same shape, which the caller
-    adds to the image.
+    """A map from an image (B, channels, H, W), guides and facts to an :class:`Answer`.
 
     ``reach`` is how many pixels on each side an output pixel depends on (tile halo), ``stride``
     what the corners of tiles are multiples of, ``guides`` how many guides it is shown, ``passes``
     how often it is applied, data consistency after each.
+    ``predicts_gradient`` says whether its answers hold a gradient map.
     """
+
+    predicts_gradient = False
 
     def __init__(self, settings: NetworkSettings, reach: int, stride: int) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mzsr_cli.learning.backbones.base import Network, convolution_dtype
+from mzsr_cli.learning.backbones.base import Answer, Network, convolution_dtype
 from mzsr_cli.settings import Filters, Layout, LrfSettings, NetworkSettings
 
 
@@ -102,10 +102,9 @@ class LrfNetwork(Network):
         image: torch.Tensor,
         guides: torch.Tensor | None = None,
         facts: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    ) -> Answer:
         """The residual of ``image`` (B, C, H, W)."""
         with torch.autocast(image.device.type, enabled=False):
             first = self.head(image)
         features = self.blocks(first.to(convolution_dtype(image)))
-        residual: torch.Tensor = self.tail(features)
-        return residual
+        return Answer(self.tail(features))

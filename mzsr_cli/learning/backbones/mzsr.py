@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from mzsr_cli.learning.backbones.base import Network
+from mzsr_cli.learning.backbones.base import Answer, Network
 from mzsr_cli.settings import NetworkSettings
 
 
@@ -33,7 +33,6 @@ class MzsrNetwork(Network):
         image: torch.Tensor,
         guides: torch.Tensor | None = None,
         facts: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    ) -> Answer:
         """The residual of ``image`` (B, C, H, W)."""
-        residual: torch.Tensor = self.layers(image)
-        return residual
+        return Answer(self.layers(image))

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from mzsr_cli.imaging.hints import FACTS
-from mzsr_cli.learning.backbones.base import Network, convolution_dtype
+from mzsr_cli.learning.backbones.base import Answer, Network, convolution_dtype
 from mzsr_cli.settings import NetworkSettings
 
 
@@ -65,7 +65,7 @@ class StridedNetwork(Network):
         image: torch.Tensor,
         guides: torch.Tensor | None = None,
         facts: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    ) -> Answer:
         """The residual of ``image`` (B, C, H, W), told ``guides`` (B, K, H, W) and ``facts``."""
         rows, cols = image.shape[-2:]
         if self.guides and guides is None:
@@ -82,4 +82,4 @@ class StridedNetwork(Network):
             for block in self.blocks:
                 features = block(features)
         residual: torch.Tensor = self.tail(features)[..., :rows, :cols]
-        return residual * gain
+        return Answer(residual * gain)
