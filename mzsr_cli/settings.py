@@ -64,6 +64,7 @@ class Backbone(StrEnum):
     MZSR = "mzsr"
     STRIDED = "strided"
     LRFNET = "lrfnet"
+    SPSR = "spsr"
 
 
 class Filters(StrEnum):

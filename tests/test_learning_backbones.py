@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from upscale_files import field, load, run, save
 
+from mzsr_cli.cli import upscale
 from mzsr_cli.errors import UsageError, WeightsError
+from mzsr_cli.imaging.gradient import gradient_map
 from mzsr_cli.imaging.hints import Hints
-from mzsr_cli.learning import networks, weights
+from mzsr_cli.learning import inner, networks, weights
 from mzsr_cli.learning.adapt import tiled_residual
-from mzsr_cli.learning.inner import residual
+from mzsr_cli.learning.inner import Pair, residual
+from mzsr_cli.learning.pretrain import supervision
 from mzsr_cli.learning.seen import Whole
 from mzsr_cli.settings import (
     LRF_DILATIONS,
     Filters,
+    GradientSettings,
     Layout,
     LrfSettings,
     NetworkSettings,
     Precision,
     TileSettings,
+    ZssrSettings,
 )
 
 SEPARABLE = Filters.SEPARABLE
@@ -125,9 +132,28 @@ def test_reach_of_the_full_size(shape: LrfSettings, reach: int) -> None:
     assert networks.build(lrf(shape)).reach == reach
 
 
-@pytest.mark.parametrize("shape", FIELDS, ids=str)
-def test_tiled_is_whole(shape: LrfSettings) -> None:
-    network = shaken(lrf(replace(shape, blocks=6), width=5))
+SMALL = [NetworkSettings(backbone=name, depth=6, width=6) for name in networks.BACKBONES]
+SMALL += [lrf(replace(shape, blocks=6), width=5) for shape in FIELDS]
+
+
+@pytest.mark.parametrize("settings", SMALL, ids=str)
+def test_no_backbone_reaches_further_than_it_says(settings: NetworkSettings) -> None:
+    """Nor less far by more than a pixel of its own grid, whatever the pixel's phase."""
+    network, found = shaken(settings).double(), 0
+    size = 2 * network.reach + 9
+    for at in (network.reach + 3, network.reach + 4):
+        image = random(1, 1, size, size).double().requires_grad_()
+        network(image).residual[0, 0, at, at].backward()
+        assert image.grad is not None
+        for axis in (0, 1):
+            lines = torch.nonzero(image.grad[0, 0].abs().sum(axis))[:, 0]
+            found = max(found, at - int(lines.min()), int(lines.max()) - at)
+    assert network.reach - network.stride < found <= network.reach
+
+
+@pytest.mark.parametrize("settings", SMALL, ids=str)
+def test_tiled_is_whole(settings: NetworkSettings) -> None:
+    network = shaken(settings)
     planes = random(2, 97, 75)
     parameters = {name: p.detach() for name, p in network.named_parameters()}
     precision = Precision.FP32
@@ -145,6 +171,70 @@ def test_layouts_differ() -> None:
     for i, one in enumerate(outputs):
         for other in outputs[:i]:
             assert (one - other).abs().max() > 1e-3
+
+
+# -- the branch for gradient maps ---------------------------------------------------------------
+
+SPSR = NetworkSettings(backbone="spsr", depth=6, width=6, guides=2)
+
+
+@pytest.mark.parametrize(("guides", "count"), [(0, 370_122), (2, 372_170)])
+def test_spsr_has_so_many_parameters(guides: int, count: int) -> None:
+    settings = NetworkSettings(backbone="spsr", guides=guides)
+    assert networks.parameter_count(networks.build(settings)) == count
+
+
+@pytest.mark.parametrize("settings", SMALL, ids=str)
+def test_who_predicts_a_gradient_map_says_so(settings: NetworkSettings) -> None:
+    network, image = shaken(settings), random(2, 1, 13, 19)
+    answer = network(image)
+    assert answer.residual.shape == image.shape
+    assert network.predicts_gradient == (answer.gradient is not None)
+    if answer.gradient is not None:
+        assert answer.gradient.shape == image.shape
+
+
+def test_the_map_of_the_image_is_corrected() -> None:
+    network, image = shaken(SPSR), random(1, 1, 13, 19)
+    assert (network(image).gradient - gradient_map(image)).abs().max() > 1e-3
+    with torch.no_grad():
+        network.gradient_tail.weight.zero_()
+        network.gradient_tail.bias.zero_()
+    assert torch.equal(network(image).gradient, gradient_map(image))
+
+
+def test_each_branch_listens_to_the_other() -> None:
+    """At every depth: each block of the one moves what the other says."""
+    image, network = random(1, 1, 13, 19), shaken(SPSR)
+    before = network(image)
+    others = {
+        "residual": ["gradient_head.weight", "gradient_blocks.0.first.weight"],
+        "gradient": ["head.weight", "blocks.0.first.weight", "blocks.1.first.weight"],
+    }
+    for said, names in others.items():
+        for name in names:
+            changed = shaken(SPSR)
+            with torch.no_grad():
+                changed.get_parameter(name).add_(0.1)
+            now = changed(image)
+            assert (getattr(now, said) - getattr(before, said)).abs().max() > 1e-4, name
+
+
+def test_the_map_is_supervised_where_training_looks() -> None:
+    """The outer loss reaches the map's tail; an inner step leaves it where it was."""
+    network = shaken(SPSR)
+    parameters = dict(network.named_parameters())
+    pair = Pair(random(1, 1, 13, 19), random(1, 1, 13, 19, seed=1), None, 1.0)
+    prediction = inner.pair_prediction(network, parameters, pair, Precision.FP32)
+    value = supervision(prediction, pair, GradientSettings(supervision=0.5))
+    assert isinstance(value, torch.Tensor)
+    value.backward()
+    tail = network.get_parameter("gradient_tail.weight")
+    assert tail.grad is not None and float(tail.grad.abs().max()) > 0
+    for second in (False, True):
+        _, slopes = inner.gradient(network, parameters, pair, Precision.FP32, second)
+        assert not slopes["gradient_tail.weight"].any()
+        assert slopes["gradient_head.weight"].any()
 
 
 # -- bad combinations ---------------------------------------------------------------------------
@@ -279,3 +369,19 @@ def test_trained_by_the_commands_and_used(tmp_path: Path, chosen: tuple[object, 
     options = ("--scale", 2, "--weights", second, "--no-self-check", "--steps", 1, "-q")
     assert run("upscale", cube, *options, "-o", tmp_path / "out.npy") == 0
     assert load(tmp_path / "out.npy").shape == (82, 74, 2)
+
+
+@pytest.mark.parametrize("chosen", EVERY, ids=lambda o: "-".join(map(str, o[1::2])))
+def test_zssr_trains_any(
+    tmp_path: Path, chosen: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two iterations; the provenance says what was trained."""
+    quick = partial(ZssrSettings, iterations_max=2, self_ensemble=False)
+    monkeypatch.setattr(upscale, "ZssrSettings", quick)
+    cube = save(tmp_path / "c.npy", field((23, 17, 1)))
+    out, how = tmp_path / "out.npy", ("--method", "zssr", "--gradient-loss", 0.1, "-q")
+    assert run("upscale", cube, "--scale", 2, *how, *chosen, "-o", out) == 0
+    assert load(out).shape == (46, 34, 1) and np.isfinite(load(out)).all()
+    settings = json.loads(Path(f"{out}.json").read_text())["settings"]
+    assert settings["network"]["backbone"] == chosen[1]
+    assert settings["zssr"]["gradient_loss"] == 0.1

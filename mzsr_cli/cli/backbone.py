@@ -49,7 +49,7 @@ def lrfnet_options(command: Command) -> Command:
 
 
 OWN = {
-    "guides": (Backbone.STRIDED,),
+    "guides": (Backbone.STRIDED, Backbone.SPSR),
     "recursions": (Backbone.STRIDED,),
     "kernel_size": (Backbone.LRFNET,),
     "filters": (Backbone.LRFNET,),

@@ -93,8 +93,8 @@ _OPTIONS = (
                  f"[that of --init; {_TRAIN.network.backbone}]"),
     click.option("--recursions", type=click.IntRange(1, 8), help="How often a strided network's "
                  "blocks are applied. [those of --init; 1]"),
-    click.option("--guides", is_flag=True, help="Show a new strided network other "
-                 "interpolations beside the starting image."),
+    click.option("--guides", is_flag=True, help="Show a new strided or spsr network "
+                 "other interpolations beside the starting image."),
     lrfnet_options,
     click.option("--loss", type=click.Choice([m.value for m in Loss]), default=_TRAIN.loss.value,
                  help="Mean absolute error, root mean square, or its logarithm; in shares of the "

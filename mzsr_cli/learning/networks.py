@@ -9,6 +9,7 @@ from mzsr_cli.errors import WeightsError
 from mzsr_cli.learning.backbones.base import Answer, Network
 from mzsr_cli.learning.backbones.lrfnet import LrfNetwork
 from mzsr_cli.learning.backbones.mzsr import MzsrNetwork
+from mzsr_cli.learning.backbones.spsr import SpsrNetwork
 from mzsr_cli.learning.backbones.strided import StridedNetwork
 from mzsr_cli.settings import Backbone, NetworkSettings
 
@@ -18,6 +19,7 @@ BACKBONES: dict[str, type[Network]] = {
     Backbone.MZSR: MzsrNetwork,
     Backbone.STRIDED: StridedNetwork,
     Backbone.LRFNET: LrfNetwork,
+    Backbone.SPSR: SpsrNetwork,
 }
 
 

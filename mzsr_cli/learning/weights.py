@@ -56,8 +56,7 @@ def save_weights(
     """Write a weights file atomically. Raises OutputError where that fails."""
     tensors = {name: p.detach().cpu().float().contiguous() for name, p in parameters.items()}
     tensors |= {RATE_PREFIX + n: r.detach().cpu().float().reshape(1) for n, r in rates.items()}
-    network = {name: fact for name, fact in asdict(settings).items() if fact is not None}
-    header = {"format": FORMAT, "network": network, "facts": facts}
+    header = {"format": FORMAT, "network": network_facts(settings), "facts": facts}
     part = path.with_name(path.name + ".part")
     try:
         part.write_bytes(save(tensors, {"mzsr": json.dumps(header, sort_keys=True)}))
@@ -104,6 +103,13 @@ def _architecture(
     if not sane or scalars_min(settings) > stored:
         raise WeightsError(f"{path}: {_EDITED}")
     return settings
+
+
+def network_facts(settings: NetworkSettings) -> dict[str, Any]:
+    """An architecture as plain values for a header, without what its backbone does not have."""
+    facts = {name: fact for name, fact in asdict(settings).items() if fact is not None}
+    plain: dict[str, Any] = json.loads(json.dumps(facts))
+    return plain
 
 
 def network_settings(header: dict[str, Any]) -> NetworkSettings:

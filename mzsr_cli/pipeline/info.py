@@ -92,8 +92,7 @@ def weights_info(name: str) -> dict[str, Any]:
     Raises MissingInputError, WeightsError.
     """
     from mzsr_cli.learning.networks import parameter_count
-    from mzsr_cli.learning.weights import load_weights
-    from mzsr_cli.settings import as_dict
+    from mzsr_cli.learning.weights import load_weights, network_facts
 
     path = catalog.find(name)
     weights = load_weights(path)
@@ -103,7 +102,7 @@ def weights_info(name: str) -> dict[str, Any]:
         "path": str(path),
         "bytes": path.stat().st_size,
         "sha256": weights.digest,
-        "network": as_dict(weights.settings),
+        "network": network_facts(weights.settings),
         "parameters": parameter_count(weights.network),
         "inner_rate": float(np.mean(rates)) if rates else None,
         "facts": weights.facts,

@@ -13,8 +13,9 @@ is the starting image, which every network corrects.
 FOLDER keeps weights, logs, checkpoints and results.json (results.md is its table): a variant that
 is finished is not trained again, one that was interrupted goes on, another budget is refused.
 
-Names: strided, mzsr, lrfnet's baseline-K, s-K[-LAYOUT], a-RATES and sa-K-RATES; +guides behind it
-shows guides, +gradient or +gradient=W adds the gradient maps' distance to the loss (W 0.2).
+Names: strided, spsr, mzsr, lrfnet's baseline-K, s-K[-LAYOUT], a-RATES and sa-K-RATES; +guides
+behind it shows guides, +gradient or +gradient=W adds the gradient maps' distance to the loss (W
+0.2).
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ from mzsr_cli.settings import (
 )
 
 VARIANTS = (
-    *("strided", "strided+gradient", "mzsr"),
+    *("strided", "strided+gradient", "spsr", "mzsr"),
     *("baseline-3", "baseline-5", "s-3", "s-5", "s-7", "s-9", "s-11"),
     *("a-1-2", "a-1-2-3", "a-1-3-5", "a-1-4-8", "sa-7-1-2-3", "s-7-B", "s-7-C", "s-7-D"),
 )

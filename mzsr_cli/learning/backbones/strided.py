@@ -25,6 +25,14 @@ class ResidualBlock(nn.Module):
         return functional.relu_(change.add_(x))
 
 
+def even(image: torch.Tensor) -> torch.Tensor:
+    """``image`` (..., H, W) with its last row and column repeated where their number is odd."""
+    rows, cols = image.shape[-2:]
+    if rows % 2 or cols % 2:
+        return functional.pad(image, (0, cols % 2, 0, rows % 2), mode="replicate")
+    return image
+
+
 class StridedNetwork(Network):
     """The same eight layers on a grid that is twice as coarse: a 4x4 head of stride 2, six 3x3
     convolutions in three residual blocks, a transposed 4x4 tail of stride 2.
@@ -60,6 +68,19 @@ class StridedNetwork(Network):
                 if name.endswith("second.weight"):
                     weight.mul_(0.3)
 
+    def entered(
+        self, image: torch.Tensor, guides: torch.Tensor | None, facts: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The head's features (B, width, h, w) of ``image`` (B, C, H, W), and the output's gain."""
+        if self.guides and guides is None:
+            guides = image.new_zeros(image.shape[0], self.guides, *image.shape[-2:])
+        seen = torch.cat([image, guides], 1) if self.guides and guides is not None else image
+        told = image.new_zeros(FACTS) if facts is None else facts.to(image)
+        with torch.autocast(image.device.type, enabled=False):
+            first = self.head(even(seen)) + self.shift(told)[:, None, None]
+            gain = self.gain(told).exp()
+        return functional.relu_(first).to(convolution_dtype(first)), gain
+
     def forward(
         self,
         image: torch.Tensor,
@@ -68,16 +89,7 @@ class StridedNetwork(Network):
     ) -> Answer:
         """The residual of ``image`` (B, C, H, W), told ``guides`` (B, K, H, W) and ``facts``."""
         rows, cols = image.shape[-2:]
-        if self.guides and guides is None:
-            guides = image.new_zeros(image.shape[0], self.guides, rows, cols)
-        seen = torch.cat([image, guides], 1) if self.guides and guides is not None else image
-        if rows % 2 or cols % 2:
-            seen = functional.pad(seen, (0, cols % 2, 0, rows % 2), mode="replicate")
-        told = image.new_zeros(FACTS) if facts is None else facts.to(image)
-        with torch.autocast(image.device.type, enabled=False):
-            first = self.head(seen) + self.shift(told)[:, None, None]
-            gain = self.gain(told).exp()
-        features = functional.relu_(first).to(convolution_dtype(first))
+        features, gain = self.entered(image, guides, facts)
         for _ in range(self.recursions):
             for block in self.blocks:
                 features = block(features)
