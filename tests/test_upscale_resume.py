@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from cube_files import digest
 from upscale_files import H, S, W, content, field, load, names, save, tiny_weights, upscale
 
 from mzsr_cli.cli import show
-from mzsr_cli.errors import ResumeError
+from mzsr_cli.errors import OutputError, ResumeError
 from mzsr_cli.pipeline.upscale import upscale_cube
 from mzsr_cli.settings import (
     Adapting,
@@ -85,6 +86,35 @@ def test_resumed_equals_unbroken(tmp_path: Path, weights: Path, name: str, after
     assert [r["slice"] for r in record["slice_reports"]] == list(range(S))
     results = [whole.name, broken.name]
     assert names(tmp_path) == sorted([source.name, *results, *(f"{n}.json" for n in results)])
+
+
+@pytest.mark.parametrize("name", ["c.npy", "c_v73.mat", "c.tif"])
+@pytest.mark.parametrize("call", ["pwrite", "fsync"])
+def test_a_file_system_that_goes_is_said_and_survived(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, name: str, call: str
+) -> None:
+    """Finished slices are kept, and the run goes on once the file system is back."""
+    source = save(tmp_path / name, field())
+    suffix, settings = source.suffix, settings_of(weights)
+    whole, broken = tmp_path / f"whole{suffix}", tmp_path / f"broken{suffix}"
+    upscale_cube(source, whole, settings)
+
+    def gone(*arguments: Any) -> Any:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    def vanish(finished: int, count: int, report: Any) -> None:
+        if finished == 2:
+            monkeypatch.setattr(os, call, gone)
+
+    with pytest.raises(OutputError, match=f"{broken.name}.*Stale file handle"):
+        upscale_cube(source, broken, settings, on_slice=vanish)
+    monkeypatch.undo()
+    left = names(tmp_path)
+    assert f"{broken.name}.part" in left and f"{broken.name}.journal" in left
+    ticker = StopAfter(-1)
+    upscale_cube(source, broken, settings, resume=True, on_slice=ticker)
+    assert ticker.calls[0][2] is None, "the first slice had been finished"
+    assert digest(broken) == digest(whole)
 
 
 @pytest.mark.parametrize("mode", list(Adapting))

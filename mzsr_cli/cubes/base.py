@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +15,9 @@ import numpy as np
 from mzsr_cli.cubes.checks import format_shape, reading, writing
 from mzsr_cli.cubes.cube import Array, CubeInfo, DType, Shape, WritePlan, at
 from mzsr_cli.errors import ResumeError
+
+_ROWS = 512
+"""Rows (or columns, whichever lie together in the file) of a slice in one part."""
 
 
 class SliceReader(ABC):
@@ -96,6 +100,9 @@ class SliceWriter(ABC):
     def sync(self) -> None:
         """Make what was put durable."""
 
+    def forget(self) -> None:  # noqa: B027 - most formats need nothing
+        """Let go of memory that only mirrors the file; called between parts of a slice."""
+
     def finish(self) -> None:  # noqa: B027 - most formats need nothing
         """Assemble and release; called once, after a last ``sync``."""
 
@@ -118,10 +125,13 @@ class SliceWriter(ABC):
         self._check(k)
         return np.array(self.get(k), dtype=self.dtype, order="C", copy=True)
 
-    def stored(self, k: int) -> Array:
+    def stored(self, k: int) -> Iterator[Array]:
         """See CubeWriter.stored."""
         self._check(k)
-        return np.asarray(self.get(k), dtype=self.dtype)
+        plane = np.asarray(self.get(k), dtype=self.dtype)
+        for top in range(0, len(plane), _ROWS):
+            yield plane[top : top + _ROWS]
+            self.forget()
 
     def flush(self) -> None:
         """See CubeWriter.flush."""
@@ -168,8 +178,9 @@ class MappedWriter(SliceWriter):
     def __init__(self, path: Path, kind: str, plan: WritePlan, notes: list[str]) -> None:
         super().__init__(path, kind, plan, notes)
         self._axis = plan.slice_axis
-        with writing(path), open(path, "r+b") as file:
-            self._map: mmap.mmap | None = mmap.mmap(file.fileno(), 0)
+        with writing(path):
+            self._file = open(path, "r+b", buffering=0)  # noqa: SIM115 - until finish
+            self._map: mmap.mmap | None = mmap.mmap(self._file.fileno(), 0)
 
     def view(self, offset: int, shape: tuple[int, ...], dtype: DType, order: str = "C") -> Array:
         """The mapped bytes from ``offset`` as an array. Raises ResumeError past the end."""
@@ -183,12 +194,34 @@ class MappedWriter(SliceWriter):
         """See SliceWriter.sync. What is durable need not stay in this process's memory."""
         assert self._map is not None
         self._map.flush()
+        os.fsync(self._file.fileno())
+        self.forget()
+
+    def store(self, part: Array, samples: Array) -> None:
+        """Samples of the shape of ``part`` to that part of the map. What lies in one piece goes by
+        a write: a file system that is full or has gone makes that an OSError, but ends a process
+        that writes to the map."""
+        assert self._map is not None
+        if not part.flags.c_contiguous:
+            part[...] = samples
+            return
+        begin = np.frombuffer(self._map, np.uint8, 1).ctypes.data
+        offset = part.ctypes.data - begin
+        left = np.ascontiguousarray(samples, part.dtype).reshape(-1).view(np.uint8).data
+        while left:
+            count = os.pwrite(self._file.fileno(), left, offset)
+            left, offset = left[count:], offset + count
+
+    def forget(self) -> None:
+        """See SliceWriter.forget. Pages that were written stay with the system."""
+        assert self._map is not None
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def finish(self) -> None:
         """Drop the map; the arrays that look at it keep it alive until they go."""
         self._map = None
+        self._file.close()
 
 
 class PlainWriter(MappedWriter):
@@ -213,8 +246,13 @@ class PlainWriter(MappedWriter):
         return slot
 
     def put(self, k: int, plane: Array) -> None:
-        """See SliceWriter.put."""
-        self._slot(k)[...] = plane
+        """See SliceWriter.put; part by part, in the order of the file."""
+        slot = self._slot(k)
+        if abs(slot.strides[0]) < abs(slot.strides[1]):
+            slot, plane = slot.T, plane.T
+        for top in range(0, len(slot), _ROWS):
+            self.store(slot[top : top + _ROWS], plane[top : top + _ROWS])
+            self.forget()
 
     def get(self, k: int) -> Array:
         """See SliceWriter.get."""

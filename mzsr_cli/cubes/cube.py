@@ -7,7 +7,7 @@ cube's own dtype and units. Formats differ; these Protocols do not.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -148,8 +148,9 @@ class CubeWriter(Protocol):
         """Slice ``k`` as it is stored now, H x W in ``dtype`` (to check a resumed run)."""
         ...
 
-    def stored(self, k: int) -> Array:
-        """The same to look at, any strides: where it can, the file's own memory, not a copy."""
+    def stored(self, k: int) -> Iterator[Array]:
+        """The same in bands of rows, top to bottom, to look at: where it can, the file's own memory
+        with any strides, not a copy. Each band is to be used before the next is asked for."""
         ...
 
     def flush(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,9 +18,6 @@ from mzsr_cli.cubes.base import fsync_path
 from mzsr_cli.cubes.checks import reading, writing
 from mzsr_cli.cubes.cube import Array, CubeInfo
 from mzsr_cli.errors import ResumeError
-
-_BAND = 256
-"""Rows of a slice that are hashed at a time."""
 
 _END = 1 << 20
 """Bytes hashed at either end of the input."""
@@ -68,12 +65,12 @@ def journal_header(info: CubeInfo, settings: Mapping[str, Any]) -> dict[str, Any
     return header
 
 
-def slice_digest(plane: Array) -> str:
-    """sha256 of a slice's bytes in C order, band by band: a slice with other strides is not
-    copied as a whole."""
+def slice_digest(rows: Iterable[Array]) -> str:
+    """sha256 of a slice's bytes in C order, from its rows or from bands of them, top to bottom: a
+    slice with other strides is not copied as a whole."""
     digest = hashlib.sha256()
-    for top in range(0, len(plane), _BAND):
-        digest.update(np.ascontiguousarray(plane[top : top + _BAND]).view(np.uint8).data)
+    for part in rows:
+        digest.update(np.ascontiguousarray(part).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -108,19 +105,20 @@ class Journal:
         journal.finished, journal._digests = finished, digests
         return journal
 
-    def add(self, k: int, plane: Array, report: Mapping[str, Any] | None = None) -> None:
+    def add(self, k: int, rows: Iterable[Array], report: Mapping[str, Any] | None = None) -> None:
         """Record slice ``k``, whose samples the writer has flushed. Raises OutputError.
 
-        ``plane`` is the slice as stored (``writer.stored(k)``), so that ``matches`` can check it.
+        ``rows`` are those of the slice as stored (``writer.stored(k)``), so that ``matches`` can
+        check it.
         """
-        digest = slice_digest(plane)
+        digest = slice_digest(rows)
         kept = _as_json(dict(report or {}))
         self._append({"k": k, "sha256": digest, "report": kept})
         self.finished[k], self._digests[k] = kept, digest
 
-    def matches(self, k: int, plane: Array) -> bool:
-        """True when slice ``k`` is finished and ``plane`` is what was recorded."""
-        return self._digests.get(k) == slice_digest(plane)
+    def matches(self, k: int, rows: Iterable[Array]) -> bool:
+        """True when slice ``k`` is finished and ``rows`` are what was recorded."""
+        return self._digests.get(k) == slice_digest(rows)
 
     def close(self) -> None:
         """Release the file; it stays for a later resume."""
