@@ -32,7 +32,7 @@ from upscale_files import (
 )  # fmt: skip
 
 from mzsr_cli.learning import catalog, zssr
-from mzsr_cli.pipeline import upscale as pipeline
+from mzsr_cli.pipeline import solving
 
 
 @pytest.fixture(scope="module")
@@ -502,7 +502,7 @@ def test_the_plan_comes_before_the_work(
     def never(*_: Any) -> Any:
         raise AssertionError("solved a slice")
 
-    monkeypatch.setattr(pipeline, "solve_slice", never)
+    monkeypatch.setattr(solving, "solve_slice", never)
     source = save(tmp_path / "c.npy", field())
     (tmp_path / "c_x2.npy").touch()
     assert upscale(source, "--scale", 2, "--weights", weights) == 2
