@@ -14,10 +14,6 @@ resource = pytest.importorskip("resource", reason="needs POSIX limits")
 LIMIT = 3 * 2**29
 """1.5 GiB, beside one output slice."""
 
-OVER = pytest.mark.xfail(
-    strict=True, reason="1.82 GiB: 0.13 too much for complex slices of 5120x5120"
-)
-
 COMMAND = """
 import resource, sys
 limit = int(sys.argv[1])
@@ -53,7 +49,7 @@ def street_map(shape: tuple[int, int, int]) -> np.ndarray:
     [
         (128, 10, "float32"),
         pytest.param(256, 20, "float32", marks=pytest.mark.slow),
-        pytest.param(256, 20, "complex64", marks=[pytest.mark.slow, OVER]),
+        pytest.param(256, 20, "complex64", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.timeout(1800)

@@ -43,10 +43,10 @@ def periodogram(planes: Array, axis: int, padding: int) -> Array:
 def _response(reduction: Array, bins: int) -> Array:
     """Squared response of the reduction's middle row at ``bins`` frequencies 0 to HR Nyquist."""
     taps = reduction[len(reduction) // 2]
-    omega = np.linspace(0, np.pi, bins)
+    period = 2 * (bins - 1)
     support = np.flatnonzero(taps)
-    wave = np.exp(1j * omega[:, None] * support[None, :])
-    return np.asarray(np.abs(wave @ taps[support]) ** 2)
+    folded = np.bincount((support - support[0]) % period, taps[support], period)
+    return np.asarray(np.abs(np.fft.rfft(folded)) ** 2)
 
 
 def _folded(spectrum: Array, bins: int) -> Array:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from mzsr_cli.imaging import kernels
 from mzsr_cli.learning import catalog, runtime
 from mzsr_cli.learning.adapt import adapt, tiled_residual
 from mzsr_cli.learning.inner import Pair, Parameters, gradient
+from mzsr_cli.learning.networks import Network
 from mzsr_cli.learning.seen import Whole
 from mzsr_cli.learning.superresolve import Solver
 from mzsr_cli.learning.weights import Weights, load_weights
@@ -55,13 +59,16 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
     weights = load_weights(_weights(settings), device)
     peak = _matrix_product(how, precision, device)
     network = _Network(weights, precision, device, how)
+    window = UpscaleSettings().adapt.window
     rows = [
         peak,
         network.inference(peak),
         network.adaptation(peak, how.pair_large),
-        network.adaptation(peak, UpscaleSettings().adapt.window),
+        network.adaptation(peak, window),
+        network.adaptations(peak, window),
     ]
-    whole, share = _slice(network, settings)
+    with runtime.threads(1 if device.type == "cpu" else None):
+        whole, share = _slice(network, settings)
     return {
         "device": runtime.describe_device(device),
         "precision": str(precision),
@@ -135,6 +142,28 @@ class _Network:
 
         return self._measured(f"gradient step, {side}x{side}", work, peak)
 
+    def adaptations(self, peak: Measured, side: int) -> Measured:
+        """As many gradient steps on such pairs at once as there are threads, each by one thread
+        (pipeline.lanes)."""
+        count = torch.get_num_threads()
+        pair, networks = self._pair(side), [deepcopy(self.weights.network) for _ in range(count)]
+        parameters: Parameters = {
+            name: p.detach().requires_grad_() for name, p in self.weights.parameters().items()
+        }
+
+        def steps(network: Network) -> None:
+            for _ in range(self.how.repeats):
+                gradient(network, parameters, pair, self.precision, create_graph=False)
+
+        with runtime.threads(1), ThreadPoolExecutor(count) as pool:
+            work = partial(_all, pool, steps, networks)
+            seconds = _seconds(work, self.device, self.how) / self.how.repeats
+        with FlopCounterMode(display=False) as counter:
+            gradient(networks[0], parameters, pair, self.precision, create_graph=False)
+        operations = count * float(counter.get_total_flops())
+        part = f"{count} gradient steps at once, {side}x{side}"
+        return Measured(part, operations, seconds, operations / seconds / 1e9 / peak.gflops)
+
     def _measured(self, part: str, work: Callable[[], object], peak: Measured) -> Measured:
         with FlopCounterMode(display=False) as counter:
             work()
@@ -151,6 +180,13 @@ class _Network:
         return Pair(image, image, None, 1.0)
 
 
+def _all(
+    pool: ThreadPoolExecutor, work: Callable[[Network], None], networks: list[Network]
+) -> None:
+    """``work`` for every network, at the same time."""
+    list(pool.map(work, networks))
+
+
 def _plane(side: int) -> torch.Tensor:
     """Blocks and noise (1, side, side) in [0, 1]: a slice that the network has work on."""
     rng = np.random.default_rng(0)
@@ -160,8 +196,8 @@ def _plane(side: int) -> torch.Tensor:
 
 
 def _slice(network: _Network, settings: BenchmarkSettings) -> tuple[float, float]:
-    """Seconds of a slice at x2 with the default steps, and the network's share of them: its steps
-    and its inference, each timed alone."""
+    """Seconds of a slice at x2 with the default steps, as one thread solves it, and the network's
+    share of them: its steps and its inference, each timed alone."""
     how, side = settings.speed, settings.speed.slice_side
     upscale = UpscaleSettings(scale=(2.0, 2.0))
     solver = Solver(
