@@ -289,7 +289,7 @@ class WienerSettings:
     """And at least this fast."""
     continuum: ContinuumSettings = field(default_factory=ContinuumSettings)
     continuum_antialiased: ContinuumSettings = field(
-        default_factory=lambda: ContinuumSettings(smooth=(0.90, 0.98), slope=-1.0)
+        default_factory=lambda: ContinuumSettings(slope=0.0)
     )
     """Flat spectra; on 300 flat slices of simulated fields and captures no start lost more than
     0.5 dB by them, and half of those that were 0.3 dB behind another method are so no longer."""
