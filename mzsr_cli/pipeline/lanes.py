@@ -59,7 +59,7 @@ def threads_each(plan: Plan) -> int | None:
 
 def lanes(plan: Plan, threads: int) -> int:
     """How many slices of ``plan`` are solved at once where there are ``threads`` threads."""
-    if not plan.small:
+    if not plan.small or plan.settings.adapt.mode is Adapting.WARM:
         return 1
     room = 1 + plan.settings.lanes.memory // plan.lane_memory
     wanted = threads if plan.device.type == "cpu" else plan.settings.lanes.cuda
@@ -85,7 +85,8 @@ def side_by_side(
         yield from (solve_one(solver, task, plan, cube_range) for task in tasks)
         return
     crew = _Crew(solver, plan, cube_range, count)
-    with ThreadPoolExecutor(count) as pool:
+    # a new thread takes over the number of torch's threads once it asks for it
+    with ThreadPoolExecutor(count, initializer=torch.get_num_threads) as pool:
         flying: deque[Future[Solved]] = deque()
         try:
             for task in _taken(tasks):

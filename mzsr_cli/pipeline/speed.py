@@ -155,7 +155,8 @@ class _Network:
             for _ in range(self.how.repeats):
                 gradient(network, parameters, pair, self.precision, create_graph=False)
 
-        with runtime.threads(1), ThreadPoolExecutor(count) as pool:
+        asked = torch.get_num_threads  # takes the number over into a new thread
+        with runtime.threads(1), ThreadPoolExecutor(count, initializer=asked) as pool:
             work = partial(_all, pool, steps, networks)
             seconds = _seconds(work, self.device, self.how) / self.how.repeats
         with FlopCounterMode(display=False) as counter:
