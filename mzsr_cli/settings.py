@@ -261,6 +261,8 @@ class ContinuumSettings:
     """It is continued from this share of the power at the edge (the rest of that is aliases) ..."""
     slope: float = -2.0
     """... with this power law."""
+    samples_min: int = 16
+    """Fewer LR samples along an axis say too little: their periodogram is smooth by itself."""
 
 
 @dataclass(frozen=True)

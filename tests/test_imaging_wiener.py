@@ -261,3 +261,13 @@ def test_lines_up_to_the_limit_are_not(rng: np.random.Generator, sampling: Sampl
     y = op.apply(torch.as_tensor(np.sum(waves, 0))[None])
     both = [start.wiener(op, y, s).image for s in (SETTINGS, without_continuum())]
     assert torch.equal(*both)
+
+
+@pytest.mark.parametrize("sampling", Sampling)
+def test_short_axes_say_nothing_of_a_continuum(
+    rng: np.random.Generator, sampling: Sampling
+) -> None:
+    op = operator(sampling, (15, 11))
+    y = op.apply(torch.as_tensor(rng.standard_normal((1, *op.hr_shape))))
+    both = [start.wiener(op, y, s).image for s in (SETTINGS, without_continuum())]
+    assert torch.equal(*both)

@@ -85,6 +85,8 @@ def _smoothness(known: Array, settings: WienerSettings) -> float:
 
 def _flat_share(known: Array, settings: WienerSettings) -> float:
     """Share of its edge's power with which a flat-edged spectrum goes on beyond the limit."""
+    if len(known) <= settings.padding * settings.continuum.samples_min:
+        return 0.0
     low, high = settings.continuum.smooth
     ramp = (_smoothness(known, settings) - low) / (high - low)
     return settings.continuum.share * min(1.0, max(0.0, ramp))
