@@ -19,7 +19,7 @@ from mzsr_cli.errors import InputError
 from mzsr_cli.learning import runtime
 from mzsr_cli.learning.superresolve import Solver
 from mzsr_cli.pipeline import lanes
-from mzsr_cli.pipeline.lanes import side_by_side
+from mzsr_cli.pipeline.lanes import Lanes
 from mzsr_cli.pipeline.plan import Plan, make_plan
 from mzsr_cli.pipeline.solving import Task
 from mzsr_cli.pipeline.upscale import upscale_cube
@@ -65,8 +65,8 @@ def tasks_of(source: Path) -> list[Task]:
 def test_several_threads_give_the_bytes_of_one(source: Path, weights: Path) -> None:
     plan, tasks = plan_of(source, settings_of(weights)), tasks_of(source)
     with runtime.threads(1):
-        alone = list(side_by_side(plan.solver(), tasks, plan, None, 1))
-        beside = list(side_by_side(plan.solver(), tasks, plan, None, 3))
+        alone = list(Lanes(plan.solver(), plan, None, 1).solve(tasks))
+        beside = list(Lanes(plan.solver(), plan, None, 3).solve(tasks))
     assert [s.position for s in beside] == list(range(SLICES))
     for one, other in zip(alone, beside, strict=True):
         assert one.image.tobytes() == other.image.tobytes()
@@ -97,7 +97,7 @@ def test_threads_work_at_the_same_time(
         return solve(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Solver, "solve", waiting)
-    solved = list(side_by_side(plan.solver(), tasks_of(source)[:3], plan, None, 3))
+    solved = list(Lanes(plan.solver(), plan, None, 3).solve(tasks_of(source)[:3]))
     assert len(solved) == 3
 
 
@@ -109,7 +109,7 @@ def test_reads_at_most_one_slice_more_than_are_solved(source: Path, weights: Pat
             taken.append(task.k)
             yield task
 
-    with closing(side_by_side(plan.solver(), tasks(), plan, None, 2)) as results:
+    with closing(Lanes(plan.solver(), plan, None, 2).solve(tasks())) as results:
         next(results)
         assert taken == [0, 1, 2]
 
@@ -122,7 +122,7 @@ def test_slices_before_a_bad_one_are_kept(source: Path, weights: Path) -> None:
         raise InputError("slice 3 is bad")
 
     with pytest.raises(InputError, match="slice 3"):
-        for solved in side_by_side(plan.solver(), tasks(), plan, None, 2):
+        for solved in Lanes(plan.solver(), plan, None, 2).solve(tasks()):
             kept.append(solved.position)
     assert kept == [0, 1, 2]
 
@@ -137,17 +137,22 @@ def test_a_slice_that_fails_ends_the_others(
 
     monkeypatch.setattr(Solver, "solve", failing)
     with pytest.raises(InputError, match="no answer"):
-        list(side_by_side(plan.solver(), tasks_of(source), plan, None, 2))
+        list(Lanes(plan.solver(), plan, None, 2).solve(tasks_of(source)))
     assert threading.active_count() == before
 
 
-def test_lanes_end_where_threads_slices_or_memory_do(source: Path, weights: Path) -> None:
+def test_lanes_end_where_threads_slices_or_memory_do(
+    source: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = settings_of(weights)
     plan = plan_of(source, settings)
-    assert lanes.lanes(plan, 2) == 2
-    assert lanes.lanes(plan, 64) == SLICES
+    assert lanes.lane_count(plan, 2) == 2
+    assert lanes.lane_count(plan, 64) == SLICES
     narrow = LaneSettings(memory=plan.lane_memory + 1)
-    assert lanes.lanes(plan_of(source, replace(settings, lanes=narrow)), 64) == 2
+    assert lanes.lane_count(plan_of(source, replace(settings, lanes=narrow)), 64) == 2
+    for free, count in ((plan.memory - 1, 1), (plan.memory + 2 * plan.lane_memory, 3)):
+        monkeypatch.setattr(lanes, "free_memory", lambda device, free=free: free)
+        assert lanes.lane_count(plan, 64) == count
 
 
 def test_large_slices_and_zssr_have_all_threads(source: Path, weights: Path) -> None:
@@ -156,7 +161,7 @@ def test_large_slices_and_zssr_have_all_threads(source: Path, weights: Path) -> 
     zssr = replace(settings, method=Method.ZSSR, zssr=ZssrSettings(iterations_max=3), weights=None)
     for plan in (large, plan_of(source, zssr)):
         assert lanes.threads_each(plan) is None
-        assert lanes.lanes(plan, 8) == 1
+        assert lanes.lane_count(plan, 8) == 1
     small = plan_of(source, replace(settings, lanes=LaneSettings(samples=74 * 62)))
     assert lanes.threads_each(small) == 1
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_networks import random, shaken
 from upscale_files import field, load, run, save
 
 from mzsr_cli.cli import upscale
@@ -49,20 +50,6 @@ FIELDS = [
 
 def lrf(shape: LrfSettings, width: int = 64, channels: int = 1) -> NetworkSettings:
     return NetworkSettings(backbone="lrfnet", width=width, channels=channels, lrfnet=shape)
-
-
-def shaken(settings: NetworkSettings, seed: int = 3) -> networks.Network:
-    """A network none of whose parameters is zero, and none of whose paths is faint."""
-    network = networks.build(settings, seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in network.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=generator))
-    return network
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
 # -- sizes --------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_networks import random, shaken
 from upscale_files import field, load, run, save
 
 from mzsr_cli.imaging import degrade, hints, kernels
@@ -31,20 +32,6 @@ from mzsr_cli.settings import (
 
 FP32 = Precision.FP32
 SMALL = NetworkSettings(backbone=Backbone.STRIDED, depth=6, width=6, guides=2)
-
-
-def shaken(settings: NetworkSettings, seed: int = 3) -> networks.Network:
-    """A network none of whose parameters is zero."""
-    network = networks.build(settings, seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in network.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=generator))
-    return network
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize(("guides", "count"), [(0, 224_201), (2, 226_249)])

@@ -52,6 +52,13 @@ def ended(process: multiprocessing.process.BaseProcess) -> int | None:
     return process.exitcode
 
 
+def seconds(job: Job) -> float:
+    """How long a run lasts that is left alone."""
+    begin = time.monotonic()
+    assert ended(started(job)) == 0
+    return time.monotonic() - begin
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("name", ["c_v73.mat", "c.npy", "c.tif", "c.zarr"])
 def test_killed_at_random_moments(tmp_path: Path, name: str, rng: np.random.Generator) -> None:
@@ -60,9 +67,7 @@ def test_killed_at_random_moments(tmp_path: Path, name: str, rng: np.random.Gene
     weights = tiny_weights(tmp_path / "tiny.safetensors")
     whole = Job(source, tmp_path / f"whole{source.suffix}", weights)
     assert ended(started(whole)) == 0
-    begin = time.monotonic()
-    assert ended(started(Job(source, tmp_path / f"timed{source.suffix}", weights))) == 0
-    lasts = time.monotonic() - begin
+    lasts = min(seconds(Job(source, tmp_path / f"{i}{source.suffix}", weights)) for i in range(3))
     kills, count, broken, done = 0, 0, whole, True
     for _ in range(4 * KILLS):
         if kills == KILLS:

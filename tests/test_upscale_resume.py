@@ -88,13 +88,19 @@ def test_resumed_equals_unbroken(tmp_path: Path, weights: Path, name: str, after
     assert names(tmp_path) == sorted([source.name, *results, *(f"{n}.json" for n in results)])
 
 
-@pytest.mark.parametrize("name", ["c.npy", "c_v73.mat", "c.tif"])
+@pytest.mark.parametrize("name", ["c.npy", "c.npz", "c_v73.mat", "c.mat", "c.h5", "c.tif"])
+@pytest.mark.parametrize("dtype", ["float64", "complex64"])
 @pytest.mark.parametrize("call", ["pwrite", "fsync"])
 def test_a_file_system_that_goes_is_said_and_survived(
-    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, name: str, call: str
+    tmp_path: Path,
+    weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    dtype: str,
+    call: str,
 ) -> None:
     """Finished slices are kept, and the run goes on once the file system is back."""
-    source = save(tmp_path / name, field())
+    source = save(tmp_path / name, field(dtype=dtype))
     suffix, settings = source.suffix, settings_of(weights)
     whole, broken = tmp_path / f"whole{suffix}", tmp_path / f"broken{suffix}"
     upscale_cube(source, whole, settings)

@@ -103,6 +103,9 @@ class SliceWriter(ABC):
     def forget(self) -> None:  # noqa: B027 - most formats need nothing
         """Let go of memory that only mirrors the file; called between parts of a slice."""
 
+    def release(self) -> None:  # noqa: B027 - most formats need nothing
+        """Let go of the file as it is; nothing is written any more."""
+
     def finish(self) -> None:  # noqa: B027 - most formats need nothing
         """Assemble and release; called once, after a last ``sync``."""
 
@@ -164,8 +167,11 @@ class SliceWriter(ABC):
     ) -> None:
         if error is None:
             self.close()
-        else:
+            return
+        try:
             self.flush()
+        finally:
+            self.release()
 
 
 class MappedWriter(SliceWriter):
@@ -179,14 +185,19 @@ class MappedWriter(SliceWriter):
         super().__init__(path, kind, plan, notes)
         self._axis = plan.slice_axis
         with writing(path):
-            self._file = open(path, "r+b", buffering=0)  # noqa: SIM115 - until finish
-            self._map: mmap.mmap | None = mmap.mmap(self._file.fileno(), 0)
+            self._file = open(path, "r+b", buffering=0)  # noqa: SIM115 - until release
+            try:
+                self._map: mmap.mmap | None = mmap.mmap(self._file.fileno(), 0)
+            except OSError:
+                self._file.close()
+                raise
 
     def view(self, offset: int, shape: tuple[int, ...], dtype: DType, order: str = "C") -> Array:
         """The mapped bytes from ``offset`` as an array. Raises ResumeError past the end."""
         assert self._map is not None
         need = offset + int(np.prod(shape, dtype=object)) * dtype.itemsize
         if need > len(self._map):
+            self.release()
             raise resume_error(self.path, "is shorter than the cube it should hold")
         return np.ndarray(shape, dtype, self._map, offset, order="F" if order == "F" else "C")
 
@@ -197,20 +208,33 @@ class MappedWriter(SliceWriter):
         os.fsync(self._file.fileno())
         self.forget()
 
-    def store(self, part: Array, samples: Array) -> None:
-        """Samples of the shape of ``part`` to that part of the map. What lies in one piece goes by
-        a write: a file system that is full or has gone makes that an OSError, but ends a process
-        that writes to the map."""
+    def store(self, slot: Array, samples: Array) -> None:
+        """``samples`` (H, W) to their place in the map (H, W), any strides; part by part, in the
+        order of the file.
+
+        What lies in one piece goes by a write: a file system that is full or has gone makes that an
+        OSError, but ends a process that writes to the map.
+        """
+        if abs(slot.strides[0]) < abs(slot.strides[1]):
+            slot, samples = slot.T, samples.T
+        for top in range(0, len(slot), _ROWS):
+            part, values = slot[top : top + _ROWS], samples[top : top + _ROWS]
+            if part.flags.c_contiguous:
+                packed = np.ascontiguousarray(values, part.dtype).reshape(-1)
+                self.store_bytes(part.ctypes.data - self._address(), packed.view(np.uint8).data)
+            else:
+                part[...] = values
+            self.forget()
+
+    def store_bytes(self, offset: int, data: memoryview) -> None:
+        """``data`` to the file, from ``offset`` on."""
+        while data:
+            count = os.pwrite(self._file.fileno(), data, offset)
+            data, offset = data[count:], offset + count
+
+    def _address(self) -> int:
         assert self._map is not None
-        if not part.flags.c_contiguous:
-            part[...] = samples
-            return
-        begin = np.frombuffer(self._map, np.uint8, 1).ctypes.data
-        offset = part.ctypes.data - begin
-        left = np.ascontiguousarray(samples, part.dtype).reshape(-1).view(np.uint8).data
-        while left:
-            count = os.pwrite(self._file.fileno(), left, offset)
-            left, offset = left[count:], offset + count
+        return int(np.frombuffer(self._map, np.uint8, 1).ctypes.data)
 
     def forget(self) -> None:
         """See SliceWriter.forget. Pages that were written stay with the system."""
@@ -219,6 +243,10 @@ class MappedWriter(SliceWriter):
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def finish(self) -> None:
+        """See SliceWriter.finish."""
+        self.release()
+
+    def release(self) -> None:
         """Drop the map; the arrays that look at it keep it alive until they go."""
         self._map = None
         self._file.close()
@@ -246,13 +274,8 @@ class PlainWriter(MappedWriter):
         return slot
 
     def put(self, k: int, plane: Array) -> None:
-        """See SliceWriter.put; part by part, in the order of the file."""
-        slot = self._slot(k)
-        if abs(slot.strides[0]) < abs(slot.strides[1]):
-            slot, plane = slot.T, plane.T
-        for top in range(0, len(slot), _ROWS):
-            self.store(slot[top : top + _ROWS], plane[top : top + _ROWS])
-            self.forget()
+        """See SliceWriter.put."""
+        self.store(self._slot(k), plane)
 
     def get(self, k: int) -> Array:
         """See SliceWriter.get."""

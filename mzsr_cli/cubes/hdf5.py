@@ -190,7 +190,7 @@ class Hdf5Writer(MappedWriter):
         """See SliceWriter.put."""
         for part, slot in enumerate(self._slots[k]):
             rows = plane[part * self._rows : (part + 1) * self._rows]
-            slot[: len(rows)] = rows
+            self.store(slot[: len(rows)], rows)
 
     def get(self, k: int) -> Array:
         """See SliceWriter.get."""

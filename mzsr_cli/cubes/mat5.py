@@ -240,7 +240,7 @@ class Mat5Writer(MappedWriter):
         """See SliceWriter.put."""
         parts = (plane.real, plane.imag) if self.dtype.kind == "c" else (plane,)
         for stored, part in zip(self._planes, parts, strict=True):
-            stored[at(stored.ndim, self._axis, k)] = part
+            self.store(stored[at(stored.ndim, self._axis, k)], part)
 
     def get(self, k: int) -> Array:
         """See SliceWriter.get."""

@@ -136,9 +136,9 @@ class NpzWriter(PlainWriter):
         crc = 0
         for start in range(self._data, self._data + self._size, _BLOCK):
             crc = zlib.crc32(self._map[start : min(start + _BLOCK, self._data + self._size)], crc)
-        self._map[self._local + 14 : self._local + 18] = struct.pack("<I", crc)
-        self._map[self._directory + 16 : self._directory + 20] = struct.pack("<I", crc)
-        self._map.flush()
+        for place in (self._local + 14, self._directory + 16):
+            self.store_bytes(place, memoryview(struct.pack("<I", crc)))
+        self.sync()
         super().finish()
 
 

@@ -65,8 +65,8 @@ def convolution_precision(
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """``count`` processor threads for every operation of this thread and of those that it starts,
-    and as many as before after; None changes nothing."""
+    """``count`` processor threads for every operation of this thread, and of new ones once they ask
+    for torch.get_num_threads; as many as before after. None changes nothing."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)
@@ -77,10 +77,13 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 def stream(device: torch.device) -> AbstractContextManager[object]:
-    """A queue of its own for what a thread computes on ``device``, so that several share it."""
-    if device.type == "cuda":
-        return torch.cuda.stream(torch.cuda.Stream(device))
-    return nullcontext()
+    """A queue of its own for what a thread computes on ``device``, so that several share it; it
+    begins after what was asked of the device before. To be entered again and again."""
+    if device.type != "cuda":
+        return nullcontext()
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return torch.cuda.stream(stream)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

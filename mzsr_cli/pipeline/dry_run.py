@@ -18,8 +18,8 @@ from mzsr_cli.imaging.normalize import filled
 from mzsr_cli.imaging.stages import stage_scales
 from mzsr_cli.learning import networks, runtime
 from mzsr_cli.learning.inner import Pair, gradient
-from mzsr_cli.pipeline.lanes import lanes, side_by_side, threads_each
-from mzsr_cli.pipeline.plan import Plan, make_plan, memory_needed
+from mzsr_cli.pipeline.lanes import Lanes, lane_count, threads_each
+from mzsr_cli.pipeline.plan import Plan, make_plan
 from mzsr_cli.pipeline.slices import spread_over
 from mzsr_cli.pipeline.solving import Task
 from mzsr_cli.settings import Method, UpscaleSettings
@@ -35,8 +35,8 @@ def dry_run(
         plan = make_plan(reader.info, target, settings)
         AtomicOutput(target, overwrite, nbytes=plan.out.nbytes)
         seconds, stages = estimated_seconds(plan, _typical(reader, plan))
-        beside = lanes(plan, torch.get_num_threads()) - 1
-        memory = memory_needed(reader.info, plan.shape[:2]) + beside * plan.lane_memory
+        beside = lane_count(plan, torch.get_num_threads()) - 1
+        memory = plan.memory + beside * plan.lane_memory
         return {
             "dry_run": True,
             "input": str(source),
@@ -107,17 +107,18 @@ def _extrapolated(short: Trial, long: Trial, pixels: float) -> float:
 def _trial(plan: Plan, images: list[Array], side: int, scale: Scale) -> tuple[Trial, float]:
     """Solve the central ``side`` x ``side`` parts of LR ``images`` by ``scale``: a mean slice, and
     the share of those that went through gradual stages; as many at once as the run would solve. The
-    first is solved once more before, for what is made once for a cube does not count."""
+    first is solved once more before in every lane: what is made once for a cube does not count."""
     parts = [_central(image, side) for image in images]
     shape = (parts[0].shape[0], parts[0].shape[1])
     rows, cols = (resize.enlarged(n, s) for n, s in zip(shape, scale, strict=True))
     small = replace(plan, lr_shape=shape, scale=scale, shape=(rows, cols, 1))
-    solver, count = small.solver(), lanes(plan, torch.get_num_threads())
+    solver, count = small.solver(), lane_count(plan, torch.get_num_threads())
     tasks = [Task(i, 0, part) for i, part in enumerate(parts * count)]
     with runtime.threads(threads_each(plan)):
-        list(side_by_side(solver, tasks[:1], small, None, 1))
+        lanes = Lanes(solver, small, None, count)
+        list(lanes.solve([tasks[0]] * count))
         begin = time.perf_counter()
-        solved = list(side_by_side(solver, tasks, small, None, count))
+        solved = list(lanes.solve(tasks))
         seconds = (time.perf_counter() - begin) / len(tasks)
     checks = [one.report.check for one in solved]
     gradual = sum(check is None or check.gradual for check in checks) / len(checks)

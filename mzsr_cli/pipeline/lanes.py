@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from queue import SimpleQueue
 from typing import Any
 
@@ -21,13 +21,13 @@ from mzsr_cli.errors import MzsrError
 from mzsr_cli.imaging.normalize import Range
 from mzsr_cli.learning import runtime
 from mzsr_cli.learning.superresolve import Solver
-from mzsr_cli.pipeline.plan import Plan
+from mzsr_cli.pipeline.plan import Plan, free_memory
 from mzsr_cli.pipeline.solving import Job, Solved, Task, solve_one
 from mzsr_cli.settings import Adapting
 
 
 class InProcess:
-    """Solves the slices of a job in this process (see upscale.Executor)."""
+    """Solves the slices of a job in this process (see solving.Executor)."""
 
     def adopted(self, plan: Plan) -> Plan:
         """See Executor.adopted."""
@@ -39,7 +39,7 @@ class InProcess:
 
     def solve(self, job: Job) -> Generator[Solved]:
         """See Executor.solve; in the order of the slices."""
-        count = lanes(job.plan, torch.get_num_threads())
+        count = lane_count(job.plan, torch.get_num_threads())
         with runtime.threads(threads_each(job.plan)):
             solver = job.plan.solver()
             solver.learn(job.shared())
@@ -47,8 +47,8 @@ class InProcess:
                 yield from _one_after_another(solver, job)
             else:
                 tasks = (Task(position, k, job.image(k)) for position, k in job.todo())
-                found = side_by_side(solver, tasks, job.plan, job.cube_range, count)
-                with closing(found) as results:
+                lanes = Lanes(solver, job.plan, job.cube_range, count)
+                with closing(lanes.solve(tasks)) as results:
                     yield from results
 
 
@@ -57,13 +57,14 @@ def threads_each(plan: Plan) -> int | None:
     return 1 if plan.small and plan.device.type == "cpu" else None
 
 
-def lanes(plan: Plan, threads: int) -> int:
-    """How many slices of ``plan`` are solved at once where there are ``threads`` threads."""
+def lane_count(plan: Plan, threads: int) -> int:
+    """How many slices of ``plan`` are solved at once where there are ``threads`` threads, as far as
+    the settings and the free memory allow."""
     if not plan.small or plan.settings.adapt.mode is Adapting.WARM:
         return 1
-    room = 1 + plan.settings.lanes.memory // plan.lane_memory
+    spare = min(plan.settings.lanes.memory, max(0, free_memory(plan.device) - plan.memory))
     wanted = threads if plan.device.type == "cpu" else plan.settings.lanes.cuda
-    return int(max(1, min(wanted, room, len(plan.slices))))
+    return int(max(1, min(wanted, 1 + spare // plan.lane_memory, len(plan.slices))))
 
 
 def _one_after_another(solver: Solver, job: Job) -> Generator[Solved]:
@@ -75,30 +76,45 @@ def _one_after_another(solver: Solver, job: Job) -> Generator[Solved]:
             solver.follow(sample)
 
 
-def side_by_side(
-    solver: Solver, tasks: Iterable[Task], plan: Plan, cube_range: Range | None, count: int
-) -> Generator[Solved]:
-    """``tasks`` solved by ``count`` threads with a solver each, yielded in their order. At most
-    one more than that are taken from ``tasks`` ahead of what is yielded; where taking one raises
-    an MzsrError, those before it are yielded first."""
-    if count == 1:
-        yield from (solve_one(solver, task, plan, cube_range) for task in tasks)
-        return
-    crew = _Crew(solver, plan, cube_range, count)
-    # a new thread takes over the number of torch's threads once it asks for it
-    with ThreadPoolExecutor(count, initializer=torch.get_num_threads) as pool:
-        flying: deque[Future[Solved]] = deque()
+class Lanes:
+    """``count`` solvers of the same plan, which solve as many slices at the same time, a thread
+    each; on a GPU each has a stream of its own."""
+
+    def __init__(self, solver: Solver, plan: Plan, cube_range: Range | None, count: int) -> None:
+        self.plan, self.cube_range, self.count = plan, cube_range, count
+        self._idle: SimpleQueue[tuple[Solver, AbstractContextManager[object]]] = SimpleQueue()
+        for one in (solver, *(solver.beside() for _ in range(count - 1))):
+            self._idle.put((one, runtime.stream(plan.device)))
+
+    def solve(self, tasks: Iterable[Task]) -> Generator[Solved]:
+        """``tasks``, yielded in their order. At most one more than there are lanes are taken from
+        ``tasks`` ahead of what is yielded; where taking one raises an MzsrError, those before it
+        are yielded first. Raises MzsrError."""
+        if self.count == 1:
+            yield from map(self._solve, tasks)
+            return
+        # a new thread takes over the number of torch's threads once it asks for it
+        with ThreadPoolExecutor(self.count, initializer=torch.get_num_threads) as pool:
+            flying: deque[Future[Solved]] = deque()
+            try:
+                for task in _taken(tasks):
+                    if isinstance(task, Task):
+                        flying.append(pool.submit(self._solve, task))
+                    while flying and (len(flying) > self.count or not isinstance(task, Task)):
+                        yield flying.popleft().result()
+                    if isinstance(task, MzsrError):
+                        raise task
+            finally:
+                for future in flying:
+                    future.cancel()
+
+    def _solve(self, task: Task) -> Solved:
+        solver, stream = self._idle.get()
         try:
-            for task in _taken(tasks):
-                if isinstance(task, Task):
-                    flying.append(pool.submit(crew.solve, task))
-                while flying and (len(flying) > count or not isinstance(task, Task)):
-                    yield flying.popleft().result()
-                if isinstance(task, MzsrError):
-                    raise task
+            with stream:
+                return solve_one(solver, task, self.plan, self.cube_range)
         finally:
-            for future in flying:
-                future.cancel()
+            self._idle.put((solver, stream))
 
 
 def _taken(tasks: Iterable[Task]) -> Iterator[Task | MzsrError | None]:
@@ -109,22 +125,3 @@ def _taken(tasks: Iterable[Task]) -> Iterator[Task | MzsrError | None]:
         yield error
     else:
         yield None
-
-
-class _Crew:
-    """A solver for each of several threads."""
-
-    def __init__(self, solver: Solver, plan: Plan, cube_range: Range | None, count: int) -> None:
-        self.plan, self.cube_range = plan, cube_range
-        self._idle: SimpleQueue[Solver] = SimpleQueue()
-        for one in (solver, *(solver.beside() for _ in range(count - 1))):
-            self._idle.put(one)
-
-    def solve(self, task: Task) -> Solved:
-        """Called in one of the threads. Raises MzsrError."""
-        solver = self._idle.get()
-        try:
-            with runtime.stream(self.plan.device):
-                return solve_one(solver, task, self.plan, self.cube_range)
-        finally:
-            self._idle.put(solver)

@@ -90,6 +90,11 @@ class Plan:
         return self.method is not Method.ZSSR and samples <= self.settings.lanes.samples
 
     @property
+    def memory(self) -> int:
+        """Bytes that a run holds at its peak which solves one slice at a time."""
+        return memory_needed(self.lr_shape, self.shape[:2], self.planes)
+
+    @property
     def lane_memory(self) -> int:
         """Bytes that each slice takes which is solved beside another one."""
         return LANE_MEMORY + 4 * HR_COPIES * self.planes * self.shape[0] * self.shape[1]
@@ -160,19 +165,24 @@ LANE_MEMORY = 100 * 2**20
 """The same for a second small slice at the same time."""
 
 
-def memory_needed(info: CubeInfo, hr_shape: tuple[int, int]) -> int:
-    """Bytes that a run holds at its peak, whatever the number of slices."""
-    planes = 2 if info.is_complex else 1
-    axes = sum(n * m for n, m in zip(hr_shape, info.shape[:2], strict=True))
+def memory_needed(lr_shape: tuple[int, int], hr_shape: tuple[int, int], planes: int) -> int:
+    """Bytes that a run holds at its peak which solves one slice at a time, of 2 ``planes`` when
+    complex; whatever the number of slices."""
+    axes = sum(n * m for n, m in zip(hr_shape, lr_shape, strict=True))
     return WORKING_MEMORY + 4 * HR_COPIES * planes * hr_shape[0] * hr_shape[1] + 8 * 6 * axes
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be had now, on ``device`` and beside it."""
+    free = available_memory()
+    return min(free, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free
 
 
 def check_memory(info: CubeInfo, hr_shape: tuple[int, int], device: torch.device) -> None:
     """Raise ResourceError where one HR slice cannot be worked on in the memory that is free."""
-    needed = memory_needed(info, hr_shape)
-    free = available_memory()
-    if device.type == "cuda":
-        free = min(free, torch.cuda.mem_get_info(device)[0])
+    rows, cols, _ = info.shape
+    needed = memory_needed((rows, cols), hr_shape, 2 if info.is_complex else 1)
+    free = free_memory(device)
     if needed > free:
         raise ResourceError(
             f"{info.path}: one result slice of {hr_shape[0]}x{hr_shape[1]} takes about "

@@ -60,8 +60,8 @@ def upscale_cube(
 ) -> dict[str, Any]:
     """Super-resolve ``source`` into ``target``; returns the provenance, written beside it.
 
-    Reads, solves and writes one slice at a time; with another ``executor`` than InProcess, slices
-    are solved elsewhere, but read and written here, to the same bytes. An input that turns out
+    Reads and writes one slice at a time, and solves a few at once; with another ``executor`` than
+    InProcess slices are solved elsewhere, to the same bytes. An input that turns out
     to be bad leaves nothing behind; an interrupted run leaves NAME.part and NAME.journal for
     ``resume``.
     Raises MzsrError of every kind.

@@ -33,7 +33,7 @@ from mzsr_cli.imaging.normalize import Range
 from mzsr_cli.learning import catalog, runtime
 from mzsr_cli.learning.superresolve import Sample, Solver
 from mzsr_cli.learning.weights import Weights, load_weights
-from mzsr_cli.pipeline.lanes import lanes, side_by_side, threads_each
+from mzsr_cli.pipeline.lanes import Lanes, lane_count, threads_each
 from mzsr_cli.pipeline.plan import Plan
 from mzsr_cli.pipeline.solving import Job, Solved, Task
 from mzsr_cli.settings import Adapting, Precision, UpscaleSettings, WorkerSettings
@@ -188,7 +188,7 @@ def _explained() -> Iterator[None]:
 
 
 class OnDask:
-    """Solves slices on dask workers (see upscale.Executor). ``threads`` of torch in each worker;
+    """Solves slices on dask workers (see solving.Executor). ``threads`` of torch in each worker;
     None: as many as the worker has."""
 
     def __init__(self, client: Client, settings: WorkerSettings, threads: int | None) -> None:
@@ -285,10 +285,13 @@ class OnDask:
             flying.add(self.client.submit(_solve_run, name, run, pure=False))
 
     def _length(self, plan: Plan, left: int, workers: int) -> int:
-        """Slices of the next task: fewer towards the end, so that all workers end together."""
+        """Slices of the next task: fewer towards the end, so that all workers end together, but for
+        every lane of a worker one."""
         settings = self.settings
         small = settings.run_bytes // max(1, cube_bytes(plan.shape[:2], plan.out.dtype))
-        return max(1, min(settings.run, small, left // (settings.rounds * workers)))
+        least = (self.threads or 1) if threads_each(plan) == 1 else 1
+        most = max(least, settings.run)
+        return max(least, min(most, small, left // (settings.rounds * workers)))
 
     def _landed(self, flying: set[Future]) -> set[Future]:
         """The tasks in flight that are done; waits for one."""
@@ -359,7 +362,7 @@ class Recipe:
 
 
 class Solving(WorkerPlugin):
-    """A worker's solver for one job: made at its first task, gone with the job. One task at a time,
+    """A worker's lanes for one job: made at its first task, gone with the job. One task at a time,
     with all of the worker's threads."""
 
     def __init__(self, recipe: Recipe) -> None:
@@ -368,7 +371,7 @@ class Solving(WorkerPlugin):
     def setup(self, worker: Any) -> None:
         """Called by dask when the worker gets the job."""
         self._lock = threading.Lock()
-        self._solver: Solver | None = None
+        self._lanes: Lanes | None = None
 
     def solve(self, run: Run, worker: Any) -> list[Solved]:
         """The slices of one task. Raises MzsrError."""
@@ -377,10 +380,11 @@ class Solving(WorkerPlugin):
             threads, plan = _threads(worker, recipe.threads), recipe.plan
             torch.set_num_threads(threads)
             with runtime.threads(threads_each(plan)):
-                if self._solver is None:
-                    self._solver = recipe.solver(_device(worker, plan))
-                count = lanes(plan, threads)
-                return list(side_by_side(self._solver, run, plan, recipe.cube_range, count))
+                if self._lanes is None:
+                    solver = recipe.solver(_device(worker, plan))
+                    count = lane_count(plan, threads)
+                    self._lanes = Lanes(solver, plan, recipe.cube_range, count)
+                return list(self._lanes.solve(run))
 
 
 class Undisturbed(WorkerPlugin):
