@@ -14,6 +14,7 @@ from mzsr_cli.imaging import degrade, kernels
 from mzsr_cli.learning import networks
 from mzsr_cli.learning.adapt import NETWORK, START, adapt, kept_share, tiled_residual, verdict
 from mzsr_cli.learning.inner import Pair, pair_loss
+from mzsr_cli.learning.patches import detailed_window
 from mzsr_cli.learning.seen import Whole
 from mzsr_cli.learning.superresolve import Solver
 from mzsr_cli.settings import (
@@ -323,7 +324,7 @@ def test_window_with_the_most_detail(
     image = np.repeat(slope[None], planes, 0)
     top, left = corner
     image[-1, top : top + side, left : left + side] += rng.standard_normal((side, side))
-    found = Solver._window(torch.from_numpy(image), side).numpy()
+    found = detailed_window(torch.from_numpy(image), side).numpy()
     assert found.shape == (planes, side, side)
     # The jump between patch and slope may be worth a border row or column.
     matches = [
@@ -340,7 +341,7 @@ def test_window_is_the_best_of_all(rng: np.random.Generator) -> None:
     differences across its border."""
     image = torch.from_numpy(rng.standard_normal((1, 17, 23)) * rng.random((1, 17, 23)) ** 3)
     side = 9
-    found = detail(Solver._window(image, side))
+    found = detail(detailed_window(image, side))
     everywhere = [
         detail(image[:, top : top + side, left : left + side])
         for top in range(17 - side + 1)
@@ -351,8 +352,8 @@ def test_window_is_the_best_of_all(rng: np.random.Generator) -> None:
 
 def test_small_slices_are_their_own_window(rng: np.random.Generator) -> None:
     image = torch.from_numpy(rng.standard_normal((2, 12, 9)))
-    assert torch.equal(Solver._window(image, 12), image)
-    narrow = Solver._window(torch.from_numpy(rng.standard_normal((2, 30, 9))), 10)
+    assert torch.equal(detailed_window(image, 12), image)
+    narrow = detailed_window(torch.from_numpy(rng.standard_normal((2, 30, 9))), 10)
     assert narrow.shape == (2, 10, 9)
 
 

@@ -233,6 +233,24 @@ def _augmented(planes: Planes, rng: np.random.Generator) -> Planes:
     return turned[:, :, ::-1] if rng.random() < 0.5 else turned
 
 
+def detailed_window(planes: torch.Tensor, side: int) -> torch.Tensor:
+    """The window of planes (P, H, W) with the most detail (largest sum of squared differences), of
+    at most ``side`` pixels along each axis."""
+    height, width = (min(side, n) for n in planes.shape[-2:])
+    if (height, width) == tuple(planes.shape[-2:]):
+        return planes
+    detail = torch.zeros(planes.shape[-2:], dtype=torch.float64, device=planes.device)
+    detail[1:] += (planes[:, 1:] - planes[:, :-1]).double().square().sum(0)
+    detail[:, 1:] += (planes[:, :, 1:] - planes[:, :, :-1]).double().square().sum(0)
+    table = torch.nn.functional.pad(detail.cumsum(0).cumsum(1), (1, 0, 1, 0))
+    sums = (
+        table[height:, width:] - table[:-height, width:]
+        - table[height:, :-width] + table[:-height, :-width]
+    )  # fmt: skip
+    top, left = divmod(int(sums.argmax()), sums.shape[1])
+    return planes[:, top : top + height, left : left + width]
+
+
 def check_patch(settings: TaskSettings, sources: Sequence[Source] = ()) -> None:
     """Raises InputError where an LR patch would be too small to learn from, because of the patch or
     of a source's slices, and where no slice holds a patch. Patches are cut to smaller slices."""

@@ -30,7 +30,7 @@ from mzsr_cli.learning.adapt import (
     verdict,
 )
 from mzsr_cli.learning.inner import Pair, Parameters
-from mzsr_cli.learning.patches import Physics, rounded, son_pair
+from mzsr_cli.learning.patches import Physics, detailed_window, rounded, son_pair
 from mzsr_cli.learning.seen import Changed, OnStage, Seen, Whole, seen_turned
 from mzsr_cli.learning.weights import Weights
 from mzsr_cli.learning.zssr import Zssr
@@ -325,7 +325,7 @@ class Solver:
         if self._start(stages[-1], planes, sample.zero).complete:
             return None
         made = [
-            self._son_pair(self._window(planes, side), stages[0], sample.noise, sample.zero)
+            self._son_pair(detailed_window(planes, side), stages[0], sample.noise, sample.zero)
             for side in (self.settings.adapt.window, self.settings.check.window)
         ]
         own, checked = made[0], made[1] or made[0]
@@ -414,14 +414,16 @@ class Solver:
         report: SliceReport,
     ) -> Parameters:
         """The parameters after lines 2-4 of Algorithm 2; notes steps, losses and the check."""
-        own = self._son_pair(self._window(planes, self.settings.adapt.window), stage, noise, zero)
+        own = self._son_pair(
+            detailed_window(planes, self.settings.adapt.window), stage, noise, zero
+        )
         if own is None:
             check = self.settings.check
             report.check = no_verdict(check) if check.enabled else None
             return self._untouched
         if not self.settings.check.enabled:
             return self._stepped(own[0], report)
-        larger = self._window(planes, self.settings.check.window)
+        larger = detailed_window(planes, self.settings.check.window)
         checked = self._son_pair(larger, stage, noise, zero) or own
         rivals = self._rivals(*checked, zero)
         worthwhile = self._worthwhile(rivals, checked[0])
@@ -531,23 +533,6 @@ class Solver:
             self._network.guides > 0,
         )  # fmt: skip
         return son_pair(window, own.consistency, zero, physics), own
-
-    @staticmethod
-    def _window(planes: torch.Tensor, side: int) -> torch.Tensor:
-        """The most detailed window (largest squared differences) of at most ``side``."""
-        height, width = (min(side, n) for n in planes.shape[-2:])
-        if (height, width) == tuple(planes.shape[-2:]):
-            return planes
-        detail = torch.zeros(planes.shape[-2:], dtype=torch.float64, device=planes.device)
-        detail[1:] += (planes[:, 1:] - planes[:, :-1]).double().square().sum(0)
-        detail[:, 1:] += (planes[:, :, 1:] - planes[:, :, :-1]).double().square().sum(0)
-        table = torch.nn.functional.pad(detail.cumsum(0).cumsum(1), (1, 0, 1, 0))
-        sums = (
-            table[height:, width:] - table[:-height, width:]
-            - table[height:, :-width] + table[:-height, :-width]
-        )  # fmt: skip
-        top, left = divmod(int(sums.argmax()), sums.shape[1])
-        return planes[:, top : top + height, left : left + width]
 
     def _adapt(self, parameters: Parameters, pairs: Sequence[Pair]) -> Adapted:
         assert self.weights is not None

@@ -14,10 +14,11 @@ from mzsr_cli.cubes.atomic import AtomicOutput
 from mzsr_cli.cubes.cube import Array, CubeReader
 from mzsr_cli.cubes.open import open_cube
 from mzsr_cli.imaging import resize
-from mzsr_cli.imaging.normalize import filled
+from mzsr_cli.imaging.normalize import filled, planes_of, slice_of
 from mzsr_cli.imaging.stages import stage_scales
 from mzsr_cli.learning import networks, runtime
 from mzsr_cli.learning.inner import Pair, gradient
+from mzsr_cli.learning.patches import detailed_window
 from mzsr_cli.pipeline.lanes import Lanes, lane_count, threads_each
 from mzsr_cli.pipeline.plan import Plan, make_plan
 from mzsr_cli.pipeline.slices import spread_over
@@ -77,8 +78,8 @@ class Trial:
 
 def estimated_seconds(plan: Plan, images: list[Array]) -> tuple[float, list[Scale]]:
     """Seconds for a slice like LR ``images`` (h, w), on average, and the stages it would go
-    through, from two timed solutions of their central parts: of a small one through one stage, of
-    a larger one through some."""
+    through, from two timed solutions of their most detailed parts: of a small one through one
+    stage, of a larger one through some."""
     stages = stage_scales(plan.scale, plan.solver().factor_max)
     if plan.method is Method.ZSSR:
         return _zssr_seconds(plan, images[0], stages), stages
@@ -105,10 +106,10 @@ def _extrapolated(short: Trial, long: Trial, pixels: float) -> float:
 
 
 def _trial(plan: Plan, images: list[Array], side: int, scale: Scale) -> tuple[Trial, float]:
-    """Solve the central ``side`` x ``side`` parts of LR ``images`` by ``scale``: a mean slice, and
-    the share of those that went through gradual stages; as many at once as the run would solve. The
-    first is solved once more before in every lane: what is made once for a cube does not count."""
-    parts = [_central(image, side) for image in images]
+    """Solve the most detailed ``side`` x ``side`` parts of LR ``images`` by ``scale``: a mean
+    slice, and the share of those that went through gradual stages; as many at once as the run would
+    solve. The first is solved before in every lane: what is made once for a cube does not count."""
+    parts = [_part(image, side) for image in images]
     shape = (parts[0].shape[0], parts[0].shape[1])
     rows, cols = (resize.enlarged(n, s) for n, s in zip(shape, scale, strict=True))
     small = replace(plan, lr_shape=shape, scale=scale, shape=(rows, cols, 1))
@@ -127,9 +128,9 @@ def _trial(plan: Plan, images: list[Array], side: int, scale: Scale) -> tuple[Tr
     return Trial(gradual * many + (1 - gradual) * few, seconds), gradual
 
 
-def _central(image: Array, side: int) -> Array:
-    corner = [max(0, n - side) // 2 for n in image.shape]
-    return image[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+def _part(image: Array, side: int) -> Array:
+    """The most detailed ``side`` x ``side`` part: a smooth one may leave nothing to the network."""
+    return slice_of(detailed_window(torch.from_numpy(planes_of(image)), side).numpy())
 
 
 def _pixels(plan: Plan, shape: tuple[int, int], stages: list[Scale]) -> int:

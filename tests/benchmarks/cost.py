@@ -4,8 +4,9 @@ python tests/benchmarks/cost.py [--scales 2,4,8,20] [--zssr 2,4]
 
 Each run is a process of its own on slices of raytrace.mat, in turn, one thread a core. Two runs,
 one of twice as many slices: what the second takes longer (once mzsr is loaded) is what its further
-slices cost, the rest is start-up, and its memory is that of the cube (memory does not grow with the number of slices:
-tests/test_upscale.py). ZSSR is run on one and two slices. Also the time of ``mzsr --help`` and of a
+slices cost, the rest is start-up, and its memory is that of the cube (memory does not grow with the
+number of slices: tests/test_upscale.py). ZSSR is run on one and two slices. Also the time of
+``mzsr --help`` and of a
 64x64x8 cube from a cold start.
 """
 
