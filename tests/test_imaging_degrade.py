@@ -301,6 +301,25 @@ def test_float32_agrees_on_every_device(
     assert float((residual - reference).abs().max()) < 1e-3
 
 
+@pytest.mark.parametrize("iterations", [1, 3, 50])
+@pytest.mark.parametrize("kernel", [kernels.delta(), kernels.gaussian(2.0, 0.7, 0.4)])
+def test_back_projection_is_the_published_iteration(
+    rng: np.random.Generator, kernel: np.ndarray, iterations: int
+) -> None:
+    """On the LR grid as on the HR grid: x <- x + up(y - A x) while the misfit falls."""
+    op = degrade.degradation(kernel, Sampling.BICUBIC, (2.0, 3.0), (37, 62), dtype=torch.float64)
+    y = torch.as_tensor(rng.random((2, 19, 21)))
+    x = start = op.interpolate(y, Method.SPLINE, 0.0)
+    misfit = torch.inf
+    for _ in range(iterations):
+        residual = y - op.apply(x)
+        if not float(residual.square().mean()) < misfit:
+            break
+        misfit = float(residual.square().mean())
+        x = x + op.interpolate(residual, Method.BICUBIC, 0.0)
+    torch.testing.assert_close(degrade.back_projection(op, y, start, iterations), x)
+
+
 def test_back_projection_lowers_the_misfit_and_the_error(rng: np.random.Generator) -> None:
     op = operator(kernels.gaussian(2.0), DIRECT, (2.0, 2.0), (38, 32))
     truth = torch.as_tensor(ndimage.gaussian_filter(rng.standard_normal((38, 32)), 1.5))

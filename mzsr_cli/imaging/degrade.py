@@ -47,6 +47,44 @@ def _kernel_terms(kernel: Kernel) -> list[tuple[Matrix, Matrix]]:
     return [(u[:, r] * s[r], vt[r]) for r in range(rank)]
 
 
+@dataclass(frozen=True)
+class Kronecker:
+    """A linear map of (..., H, W) to (..., h, w): x to the sum of R x C^T over ``terms`` (R, C),
+    R (h, H) and C (w, W)."""
+
+    terms: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., H, W) to (..., h, w)."""
+        first, *rest = (resize.separable(x, rows, cols) for rows, cols in self.terms)
+        return sum(rest, start=first)
+
+    def adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        """(..., h, w) to (..., H, W)."""
+        first, *rest = (resize.separable(y, rows.mT, cols.mT) for rows, cols in self.terms)
+        return sum(rest, start=first)
+
+    def after(self, rows: torch.Tensor, cols: torch.Tensor) -> Kronecker:
+        """This map of R y C^T, as a map of y."""
+        return Kronecker(tuple((mine @ rows, own @ cols) for mine, own in self.terms))
+
+    def apply_to(
+        self, x: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """``apply`` of f(x), (P, H, W) to (P, h, w), for a pointwise f, band by band."""
+        (rows, cols), *_ = self.terms
+        total = x.new_zeros(len(x), len(rows), len(cols))
+        for band in bands(x):
+            part = change(x[:, band])
+            for rows, cols in self.terms:
+                total += rows[:, band] @ (part @ cols.mT)
+        return total
+
+    def adjoint_products(self, y: torch.Tensor) -> Products:
+        """``adjoint`` of (P, h, w), not yet evaluated."""
+        return Products(tuple((rows.mT, y @ cols) for rows, cols in self.terms))
+
+
 @dataclass(frozen=True, eq=False)
 class Degradation:
     """A: HR (H x W) to LR (h x w) by ``kernel`` (HR pixels), then ``sampling`` by ``scale``."""
@@ -78,42 +116,18 @@ class Degradation:
         return torch.as_tensor(matrix).to(self.device, self.dtype)
 
     @cached_property
-    def _terms(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return [(self._tensor(rows), self._tensor(cols)) for rows, cols in self.axis_terms]
+    def map(self) -> Kronecker:
+        """A itself."""
+        tensor = self._tensor
+        return Kronecker(tuple((tensor(rows), tensor(cols)) for rows, cols in self.axis_terms))
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """A x: (..., H, W) to (..., h, w)."""
-        first, *rest = (resize.separable(x, rows, cols) for rows, cols in self._terms)
-        return sum(rest, start=first)
+        return self.map.apply(x)
 
     def adjoint(self, y: torch.Tensor) -> torch.Tensor:
         """A^T y: (..., h, w) to (..., H, W)."""
-        first, *rest = (resize.separable(y, rows.mT, cols.mT) for rows, cols in self._terms)
-        return sum(rest, start=first)
-
-    def applied(self, image: Products) -> torch.Tensor:
-        """A x of an image that is a sum of products: (P, h, w)."""
-        parts = [
-            (rows @ left) @ (right @ cols.mT)
-            for rows, cols in self._terms
-            for left, right in image.terms
-        ]
-        return torch.stack(parts).sum(0)
-
-    def apply_to(
-        self, x: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]
-    ) -> torch.Tensor:
-        """A f(x): HR (P, H, W) to (P, h, w), for a pointwise f, band by band."""
-        total = x.new_zeros(len(x), *self.lr_shape)
-        for band in bands(x):
-            part = change(x[:, band])
-            for rows, cols in self._terms:
-                total += rows[:, band] @ (part @ cols.mT)
-        return total
-
-    def adjoint_products(self, y: torch.Tensor) -> Products:
-        """A^T y of (P, h, w), not yet evaluated."""
-        return Products(tuple((rows.mT, y @ cols) for rows, cols in self._terms))
+        return self.map.adjoint(y)
 
     @cached_property
     def _interpolators(self) -> dict[tuple[Method, float], tuple[torch.Tensor, torch.Tensor]]:
@@ -122,14 +136,15 @@ class Degradation:
     def interpolate(self, y: torch.Tensor, method: Method, damping: float) -> torch.Tensor:
         """LR (..., h, w) to HR (..., H, W) by ``bicubic``, ``spline`` or ``bandlimited``, on the
         grid that the sampling implies. ``damping`` bounds the band-limited division."""
-        return resize.separable(y, *self._interpolator(method, damping))
+        return resize.separable(y, *self.interpolator(method, damping))
 
     def interpolation(self, y: torch.Tensor, method: Method, damping: float) -> Products:
         """The same of (P, h, w), not yet evaluated."""
-        rows, cols = self._interpolator(method, damping)
+        rows, cols = self.interpolator(method, damping)
         return Products(((rows, y @ cols.mT),))
 
-    def _interpolator(self, method: Method, damping: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def interpolator(self, method: Method, damping: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The axis matrices (H, h) and (W, w) of ``interpolate``."""
         key = (method, damping if method is Method.BANDLIMITED else 0.0)
         if key not in self._interpolators:
             self._interpolators[key] = self._make_interpolator(method, damping)
@@ -157,6 +172,16 @@ class Degradation:
         return matrix / matrix.sum(1).mean()
 
 
+@dataclass(frozen=True)
+class _Eigen:
+    """``turn`` (..., h, w) into the eigenvectors of A A^T; A followed by that; and 1 / (its
+    eigenvalues + mu), (h, w)."""
+
+    turn: Kronecker
+    map: Kronecker
+    inverse: torch.Tensor
+
+
 class Consistency:
     """Projection on the images that explain the LR slice.
 
@@ -175,9 +200,12 @@ class Consistency:
         self.noise = noise
         self.damping = settings.damping + noise**2 / settings.residual_variance
         self.iterations = settings.iterations
-        separable = len(operator.axis_terms) == 1
-        self._eigen = self._decompose() if separable else None
-        self._top = 0.0 if separable else largest_eigenvalue(operator)
+        self._eigen = self._decompose() if len(operator.axis_terms) == 1 else None
+        self._seen = operator.map if self._eigen is None else self._eigen.map
+        """A, in the eigenvectors of A A^T where they are known."""
+        self._interpolated: dict[Method, Kronecker] = {}
+        """A after an interpolation, likewise."""
+        self._top = largest_eigenvalue(operator) if self._eigen is None else 0.0
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Consistency:
         """The same projection on another device and in another precision."""
@@ -186,19 +214,24 @@ class Consistency:
         operator = replace(self.operator, device=device, dtype=dtype)
         return Consistency(operator, self.settings, self.noise)
 
-    def _decompose(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _decompose(self) -> _Eigen:
         (rows, cols), tensor = self.operator.axis_terms[0], self.operator._tensor
         d_rows, u_rows = np.linalg.eigh(rows @ rows.T)
         d_cols, u_cols = np.linalg.eigh(cols @ cols.T)
         spectrum = np.outer(np.maximum(d_rows, 0), np.maximum(d_cols, 0)) + self.damping
-        return tensor(u_rows), tensor(u_cols), tensor(1 / spectrum)
+        return _Eigen(
+            Kronecker(((tensor(u_rows.T), tensor(u_cols.T)),)),
+            Kronecker(((tensor(u_rows.T @ rows), tensor(u_cols.T @ cols)),)),
+            tensor(1 / spectrum),
+        )
+
+    def _known(self, y: torch.Tensor) -> torch.Tensor:
+        """LR y, as ``_seen`` shows A x."""
+        return y if self._eigen is None else self._eigen.turn.apply(y)
 
     def _solve(self, r: torch.Tensor) -> torch.Tensor:
-        """(A A^T + mu I)^-1 r."""
-        if self._eigen is not None:
-            u_rows, u_cols, inverse = self._eigen
-            return u_rows @ ((u_rows.mT @ r @ u_cols) * inverse) @ u_cols.mT
-        return self._chebyshev(r)
+        """(A A^T + mu I)^-1 r, both as ``_seen`` shows them."""
+        return self._chebyshev(r) if self._eigen is None else r * self._eigen.inverse
 
     def _chebyshev(self, r: torch.Tensor) -> torch.Tensor:
         """Chebyshev semi-iteration (Saad, "Iterative methods", algorithm 12.1)."""
@@ -217,26 +250,30 @@ class Consistency:
             rho = rho_next
         return z
 
-    def _back(self, r: torch.Tensor) -> torch.Tensor:
-        return self.operator.adjoint(self._solve(r))
-
     def restore(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """x + B (y - A x): HR (..., H, W) made to explain LR y (..., h, w)."""
-        return x + self._back(y - self.operator.apply(x))
+        missing = self._solve(self._known(y) - self._seen.apply(x))
+        return x + self._seen.adjoint(missing)
 
-    def explained(self, y: torch.Tensor, x: Products) -> Products:
-        """``restore(y, x)`` of (P, h, w) and an image not yet evaluated."""
-        return x + self.operator.adjoint_products(self._solve(y - self.operator.applied(x)))
+    def explained(self, y: torch.Tensor, method: Method) -> Products:
+        """The interpolation x of LR y (P, h, w) by ``method``, made to explain it: x + B (y - A x),
+        not yet evaluated."""
+        if method not in self._interpolated:
+            pair = self.operator.interpolator(method, self.damping)
+            self._interpolated[method] = self._seen.after(*pair)
+        missing = self._solve(self._known(y) - self._interpolated[method].apply(y))
+        interpolation = self.operator.interpolation(y, method, self.damping)
+        return interpolation + self._seen.adjoint_products(missing)
 
     def restore_(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """``restore(y, x)`` of (P, h, w) and (P, H, W), in the place of x."""
-        missing = self._solve(y - self.operator.apply(x))
-        return self.operator.adjoint_products(missing).add_to(x)
+        missing = self._solve(self._known(y) - self._seen.apply(x))
+        return self._seen.adjoint_products(missing).add_to(x)
 
     def free_(self, v: torch.Tensor) -> torch.Tensor:
         """``free(v)`` of (P, H, W), in the place of v; not differentiable."""
-        seen = self._solve(self.operator.apply(v))
-        return self.operator.adjoint_products(seen).add_to(v, -1.0)
+        seen = self._solve(self._seen.apply(v))
+        return self._seen.adjoint_products(seen).add_to(v, -1.0)
 
     def free(self, v: torch.Tensor) -> torch.Tensor:
         """v - B A v for HR v (..., H, W); differentiable to any order."""
@@ -244,7 +281,7 @@ class Consistency:
         return result
 
     def _free(self, v: torch.Tensor) -> torch.Tensor:
-        return v - self._back(self.operator.apply(v))
+        return v - self._seen.adjoint(self._solve(self._seen.apply(v)))
 
 
 class _Free(torch.autograd.Function):
@@ -308,14 +345,17 @@ def back_projection(
 ) -> torch.Tensor:
     """Irani and Peleg's iterations x <- x + up(y - A x), ``up`` the cubic interpolation.
 
-    y: (..., h, w) LR; x: (..., H, W) start. Stops early where the misfit no longer falls.
+    y: (..., h, w) LR; x: (..., H, W) start. Stops early where the misfit no longer falls. The
+    misfit r follows r <- r - A up(r) on the LR grid, and x gains up(sum of r).
     """
-    misfit = torch.inf
+    again = operator.map.after(*operator.interpolator(Method.BICUBIC, 0.0))
+    residual, misfit = y - operator.apply(x), torch.inf
+    total = torch.zeros_like(residual)
     for _ in range(iterations):
-        residual = y - operator.apply(x)
         size = float(residual.square().mean())
         if not size < misfit:
             break
         misfit = size
-        x = x + operator.interpolate(residual, Method.BICUBIC, 0.0)
-    return x
+        total += residual
+        residual = residual - again.apply(residual)
+    return x + operator.interpolate(total, Method.BICUBIC, 0.0)

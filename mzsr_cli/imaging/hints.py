@@ -72,10 +72,7 @@ def guide_images(
     operator: Degradation, y: torch.Tensor, consistency: Consistency
 ) -> tuple[Products, ...]:
     """Each of ``guide_methods`` made to explain LR planes y (P, h, w), not yet evaluated."""
-    return tuple(
-        consistency.explained(y, operator.interpolation(y, method, consistency.damping))
-        for method in guide_methods(operator.sampling)
-    )
+    return tuple(consistency.explained(y, method) for method in guide_methods(operator.sampling))
 
 
 def kernel_covariance(kernel: Kernel) -> tuple[float, float, float]:

@@ -134,7 +134,7 @@ def intensity(
         if expected > limit or done == rounds:
             break
         limit = settings.intensity.falls * expected
-        sampled = operator.apply_to(image, lambda part: part.clamp(min=0).square())
+        sampled = operator.map.apply_to(image, lambda part: part.clamp(min=0).square())
         squares = sampled.cpu().double()
     return Start(image, expected)
 
@@ -157,8 +157,7 @@ def starting_image(
     if not consistency.settings.enabled:
         return Start(operator.interpolate(y, Method.SPLINE, consistency.damping), None)
     if operator.kernel.size > 1:
-        spline = operator.interpolation(y, Method.SPLINE, consistency.damping)
-        return Start(consistency.explained(y, spline).whole(), None)
+        return Start(consistency.explained(y, Method.SPLINE).whole(), None)
     plain = wiener(operator, y, settings)
     if zero is None or not settings.intensity.enabled:
         return plain
@@ -200,8 +199,7 @@ def _of_magnitudes(
     methods = (Method.SPLINE, Method.BICUBIC if direct else Method.BANDLIMITED)
     total = plain.image.zero_() if direct else plain.image
     for method in methods:
-        interpolation = operator.interpolation(y, method, consistency.damping)
-        consistency.explained(y, interpolation).add_to(total)
+        consistency.explained(y, method).add_to(total)
     return Start(total.div_(2 if direct else 3), plain.expected)
 
 

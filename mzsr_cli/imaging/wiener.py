@@ -60,25 +60,28 @@ def _folded(spectrum: Array, bins: int) -> Array:
     return total
 
 
+def _upper(known: Array, band: float) -> Array:
+    """The part of a spectrum above ``band``, a fraction of its last frequency."""
+    return known[math.floor(band * (len(known) - 1)) + 1 :]
+
+
 def _edge(known: Array, settings: WienerSettings) -> float:
     """Mean power just below the LR Nyquist limit."""
-    at = np.linspace(0, 1, len(known))
-    return float(known[at > settings.edge_band].mean())
+    return float(_upper(known, settings.edge_band).mean())
 
 
 def _leans(known: Array, settings: WienerSettings) -> bool:
     """Whether a spectrum that is flat at its edge, as aliasing makes it, still falls from its
     lowest band to there."""
-    at = np.linspace(0, 1, len(known))
-    low = float(known[at < settings.low_band].mean())
-    flat = _edge(known, settings) > settings.edge_ratio * known.mean()
-    return flat and _edge(known, settings) < settings.lean_ratio * low
+    low = float(known[: math.ceil(settings.low_band * (len(known) - 1))].mean())
+    edge = _edge(known, settings)
+    return bool(edge > settings.edge_ratio * known.mean()) and edge < settings.lean_ratio * low
 
 
 def _smoothness(known: Array, settings: WienerSettings) -> float:
     """Geometric over arithmetic mean of a spectrum's upper band: 1 for a continuum, near 0 for
     lines (spectral flatness; Gray and Markel, 1974)."""
-    upper = known[np.linspace(0, 1, len(known)) > settings.fit_band]
+    upper = _upper(known, settings.fit_band)
     mean = float(upper.mean())
     return float(np.exp(np.log(upper + 1e-12 * mean).mean())) / mean if mean > 0 else 0.0
 
@@ -97,21 +100,26 @@ def _continued(known: Array, bins: int, settings: WienerSettings) -> Array:
     seen to fall, as a continuum where it is a flat one, by nothing elsewhere."""
     spectrum = np.zeros(bins)
     spectrum[: len(known)] = known
-    at = np.arange(bins) / (len(known) - 1)
+    beyond = np.arange(len(known), bins) / (len(known) - 1)
     edge = _edge(known, settings)
     if edge <= 0:
         return spectrum
     if edge > settings.edge_ratio * known.mean() and not _leans(known, settings):
-        beyond = at[len(known) :] ** settings.continuum.slope
-        spectrum[len(known) :] = _flat_share(known, settings) * edge * beyond
+        level = _flat_share(known, settings) * edge
+        spectrum[len(known) :] = level * beyond**settings.continuum.slope
         return spectrum
-    upper = at[: len(known)] > settings.fit_band
-    floor = 1e-30 + 1e-12 * known.max()
-    slope = np.polyfit(np.log(at[: len(known)][upper]), np.log(known[upper] + floor), 1)[0]
-    beyond = at[len(known) :]
-    slope = min(settings.slope_factor * float(slope), settings.slope_max)
+    slope = min(settings.slope_factor * _slope(known, settings), settings.slope_max)
     spectrum[len(known) :] = edge * beyond**slope
     return spectrum
+
+
+def _slope(known: Array, settings: WienerSettings) -> float:
+    """Exponent of the power law that fits a spectrum's upper part best (least squares of the
+    logarithms)."""
+    powers = np.log(_upper(known, settings.fit_band) + (1e-30 + 1e-12 * known.max()))
+    octaves = np.log(np.arange(len(known) - len(powers), len(known)))
+    octaves -= octaves.mean()
+    return float(octaves @ powers) / float(octaves @ octaves)
 
 
 def spectral_model(power: Array, reduction: Array, scale: float, settings: WienerSettings) -> Array:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mzsr_cli.imaging import kernels
 from mzsr_cli.learning import catalog, runtime
-from mzsr_cli.learning.adapt import adapt, tiled_residual
+from mzsr_cli.learning.adapt import Adapted, tiled_residual
 from mzsr_cli.learning.inner import Pair, Parameters, gradient
 from mzsr_cli.learning.networks import Network
 from mzsr_cli.learning.seen import Whole
@@ -196,26 +196,65 @@ def _plane(side: int) -> torch.Tensor:
     return torch.from_numpy(noisy.astype(np.float32))[None]
 
 
+class _Clock:
+    """Seconds that pass between the outermost ``begin`` and its ``end``."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds, self._depth, self._begun, self._device = 0.0, 0, 0.0, device
+
+    def begin(self) -> None:
+        """Count from here, unless that is done already."""
+        if self._depth == 0:
+            self._begun = self.now()
+        self._depth += 1
+
+    def end(self) -> None:
+        """Close what ``begin`` opened."""
+        self._depth -= 1
+        if self._depth == 0:
+            self.seconds += self.now() - self._begun
+
+    def now(self) -> float:
+        """Seconds, once the device has done what it was asked."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+class _TimedSolver(Solver):
+    """A solver that times its network: the steps, and each inference."""
+
+    clock: _Clock
+
+    def watch(self) -> None:
+        """Time from now on. The weights' network keeps the hooks: give it one of its own."""
+        self.clock = clock = _Clock(self.device)
+        self._network.register_forward_pre_hook(lambda *_: clock.begin())
+        self._network.register_forward_hook(lambda *_: clock.end())
+
+    def _adapt(self, parameters: Parameters, pairs: Sequence[Pair]) -> Adapted:
+        self.clock.begin()
+        adapted = super()._adapt(parameters, pairs)
+        self.clock.end()
+        return adapted
+
+
 def _slice(network: _Network, settings: BenchmarkSettings) -> tuple[float, float]:
     """Seconds of a slice at x2 with the default steps, as one thread solves it, and the network's
-    share of them: its steps and its inference, each timed alone."""
+    share of them (its steps and every inference), timed while the slice is solved."""
     how, side = settings.speed, settings.speed.slice_side
-    upscale = UpscaleSettings(scale=(2.0, 2.0))
-    solver = Solver(
+    own = replace(network.weights, network=deepcopy(network.weights.network))
+    solver = _TimedSolver(
         (side, side), (2.0, 2.0), (2 * side, 2 * side), kernels.delta(), Method.MZSR,
-        network.weights, upscale, network.precision, network.device,
+        own, UpscaleSettings(scale=(2.0, 2.0)), network.precision, network.device,
     )  # fmt: skip
-    plane = _plane(side)
-    whole = _seconds(lambda: solver.solve(plane, 0, 0.0), network.device, how)
-    parameters, pair = network.weights.parameters(), network._pair(upscale.adapt.window)
-    seen, facts = network._seen(2 * side), torch.zeros(8, device=network.device)
-    model, rates = network.weights.network, {n: torch.zeros(1) for n in parameters}
+    solver.watch()
+    plane, clock, shares = _plane(side), solver.clock, []
 
-    def steps() -> object:
-        return adapt(model, parameters, rates, [pair], upscale.adapt, network.precision)
+    def work() -> None:
+        clock.seconds, begin = 0.0, clock.now()
+        solver.solve(plane, 0, 0.0)
+        shares.append(clock.seconds / (clock.now() - begin))
 
-    def inference() -> object:
-        return tiled_residual(model, parameters, seen, upscale.tiles, network.precision, facts)
-
-    alone = sum(_seconds(work, network.device, how) for work in (steps, inference))
-    return whole, alone / whole
+    whole = _seconds(work, network.device, how)
+    return whole, float(np.median(shares[1:]))
