@@ -58,6 +58,10 @@ class RankError(ResourceError):
     """Another process of a training under torchrun has stopped or is out of reach (exit 4)."""
 
 
+class DivergedError(MzsrError, ArithmeticError):
+    """A training has left the finite numbers (exit 1)."""
+
+
 class ResumeError(MzsrError, RuntimeError):
     """What is to be resumed was made from another input or other settings (exit 6)."""
 

@@ -133,6 +133,9 @@ def dilation_scheme(dilations: tuple[int, ...]) -> str:
     return "-".join(map(str, dilations))
 
 
+RECURSIONS_MAX = 8
+"""How often a network's blocks may be applied."""
+
 GUIDES = 2
 """Interpolations that a network which looks at guides is shown (imaging.hints)."""
 
@@ -508,7 +511,9 @@ class ZssrSettings:
     factor_max: float = 2.0
     """Largest factor of a gradual scale."""
     gradient_loss: float = 0.0
-    """Weight of the gradient maps' mean absolute difference in the loss."""
+    """Weight of the gradient maps' mean absolute difference in the loss ..."""
+    supervision: float = 0.2
+    """... and of the same for the map that a network predicts beside its answer, if it does."""
 
 
 @dataclass(frozen=True)

@@ -268,6 +268,14 @@ def test_a_perfect_candidate_and_a_constant_truth_have_figures() -> None:
     assert all(math.isfinite(v) for v in exact.nmse.values())
 
 
+def test_an_answer_that_is_not_finite_never_stands() -> None:
+    truth = torch.linspace(0, 1, 64).reshape(1, 8, 8).square()
+    for broken in (torch.nan, torch.inf):
+        images = {NETWORK: truth * broken, START: truth + 0.1, "spline": truth + 0.05}
+        found = verdict(images, truth, True, CHECK)
+        assert found.overruled and found.chosen == "spline" and found.share == 0
+
+
 # how much the network may add ------------------------------------------------------------
 
 

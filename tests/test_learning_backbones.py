@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from upscale_files import field, load, run, save
 
 from mzsr_cli.cli import upscale
 from mzsr_cli.errors import UsageError, WeightsError
+from mzsr_cli.imaging import kernels
 from mzsr_cli.imaging.gradient import gradient_map
 from mzsr_cli.imaging.hints import Hints
 from mzsr_cli.learning import inner, networks, weights
@@ -23,6 +25,7 @@ from mzsr_cli.learning.adapt import tiled_residual
 from mzsr_cli.learning.inner import Pair, residual
 from mzsr_cli.learning.pretrain import supervision
 from mzsr_cli.learning.seen import Whole
+from mzsr_cli.learning.zssr import Zssr
 from mzsr_cli.settings import (
     LRF_DILATIONS,
     Filters,
@@ -31,6 +34,7 @@ from mzsr_cli.settings import (
     LrfSettings,
     NetworkSettings,
     Precision,
+    Sampling,
     TileSettings,
     ZssrSettings,
 )
@@ -331,6 +335,39 @@ def test_edited_blocks_are_refused(tmp_path: Path, change: dict[str, object]) ->
         weights.load_weights(path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"guides": 10**9}, {"guides": "2"}, {"guides": 1}, {"recursions": "x"}, {"recursions": 0},
+     {"recursions": 10**9}, {"width": 5.0}, {"passes": 0}, {"backbone": "spsr", "recursions": 2}],
+    ids=str,
+)  # fmt: skip
+def test_edited_sizes_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    path = tmp_path / "w.safetensors"
+    facts = stored(path, NetworkSettings(backbone="strided", depth=4, width=5)) | change
+    text = json.dumps({"format": 1, "network": facts, "facts": {}})
+    save_file(load_file(path), path, {"mzsr": text})
+    with pytest.raises(WeightsError):
+        weights.load_weights(path)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    facts = stored(path, NetworkSettings(depth=3, width=5))
+    tensors = load_file(path)
+    next(iter(tensors.values()))[0] = float("nan")
+    save_file(tensors, path, {"mzsr": json.dumps({"format": 1, "network": facts, "facts": {}})})
+    with pytest.raises(WeightsError, match="not finite"):
+        weights.load_weights(path)
+
+
+def test_recursions_need_a_backbone_that_has_them(tmp_path: Path, capsys: Any) -> None:
+    cube, init = save(tmp_path / "c.npy", field((41, 37, 2))), tmp_path / "w.safetensors"
+    stored(init, lrf(LrfSettings(), width=5))
+    more = ("--init", init, "--recursions", 3, "--iterations", 1, "--patch", 16)
+    assert run("pretrain", cube, "-o", tmp_path / "a.safetensors", *more) == 2
+    assert "--recursions 3: --init brings the backbone lrfnet" in capsys.readouterr().err
+
+
 # -- the command line ---------------------------------------------------------------------------
 
 EVERY = [("--backbone", name) for name in networks.BACKBONES] + [
@@ -372,3 +409,44 @@ def test_zssr_trains_any(
     settings = json.loads(Path(f"{out}.json").read_text())["settings"]
     assert settings["network"]["backbone"] == chosen[1]
     assert settings["zssr"]["gradient_loss"] == 0.1
+
+
+def test_zssr_trains_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every backbone and the gradient loss give another result."""
+    quick = partial(ZssrSettings, iterations_max=3, self_ensemble=False, back_projections=0)
+    monkeypatch.setattr(upscale, "ZssrSettings", quick)
+    cube, out, found = save(tmp_path / "c.npy", field((23, 17, 1))), tmp_path / "out.npy", []
+    for chosen in [*EVERY, ("--gradient-loss", 5.0)]:
+        how = ("--scale", 2, "--method", "zssr", "-q", "--overwrite", *chosen)
+        assert run("upscale", cube, *how, "-o", out) == 0
+        found.append(load(out).tobytes())
+    assert len(set(found)) == len(found)
+
+
+def tail_of(network: networks.Network) -> torch.Tensor:
+    """What predicts the gradient map in SPSR."""
+    return dict(network.named_parameters())["gradient_tail.weight"].detach().clone()
+
+
+def test_zssr_learns_the_gradient_map() -> None:
+    network = networks.build(NetworkSettings(backbone="spsr", depth=4, width=6), 0)
+    before = tail_of(network)
+    settings = ZssrSettings(iterations_max=2)
+    zssr = Zssr(
+        network, kernels.delta(), Sampling.BICUBIC, settings, Precision.FP32, TileSettings(),
+        np.random.default_rng(0),
+    )  # fmt: skip
+    zssr.train([torch.as_tensor(field((24, 20, 1))[None, ..., 0], dtype=torch.float32)], (2.0, 2.0))
+    assert not torch.equal(tail_of(network), before)
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "meta-train"])
+def test_training_learns_the_gradient_map(tmp_path: Path, kind: str) -> None:
+    """SPSR's second tail moves; only the distance of the maps depends on it."""
+    settings = NetworkSettings(backbone="spsr", depth=4, width=6)
+    cube, init = save(tmp_path / "c.npy", field((41, 37, 2))), tmp_path / "i.safetensors"
+    stored(init, settings)
+    quick = ("--iterations", 1, "--patch", 32, "--batch", 1, "-q", "--precision", "fp32")
+    assert run(kind, cube, "-o", tmp_path / "o.safetensors", "--init", init, *quick) == 0
+    after = weights.load_weights(tmp_path / "o.safetensors").network
+    assert not torch.equal(tail_of(after), tail_of(networks.build(settings, 0)))

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from mzsr_cli.cli import show
 from mzsr_cli.cli.main import exit_code
-from mzsr_cli.errors import InputError, ResumeError
+from mzsr_cli.errors import DivergedError, InputError, ResumeError
 from mzsr_cli.learning import networks
 from mzsr_cli.learning.meta import meta_step
 from mzsr_cli.learning.patches import Physics, Source, TaskMaker, check_patch
@@ -147,6 +147,16 @@ def test_crops_are_whole_low_pixels(scale: float) -> None:
         for hr, lr in zip(operator.hr_shape, operator.lr_shape, strict=True):
             assert hr <= 30
             assert lr * scale == hr
+
+
+@pytest.mark.parametrize(("scale", "patch"), [(3.8, 31), (4.6, 37), (5.4, 44), (7.6, 61)])
+def test_crops_keep_eight_low_pixels(scale: float, patch: int) -> None:
+    """Where whole LR pixels come in large numbers (19 HR pixels at x3.8), crops are not whole."""
+    settings = replace(TASKS, scales=(scale,), patch=patch)
+    check_patch(settings)
+    large = [Source("large", [texture(3, (70, 90))], False)]
+    operator = TaskMaker(large, settings, PHYSICS, 0).task(0, 0, False).query.consistency.operator
+    assert min(operator.lr_shape) >= 8 and max(operator.hr_shape) <= patch
 
 
 def test_crops_show_all_eight_symmetries() -> None:
@@ -440,6 +450,20 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
     assert math.sqrt(total) == pytest.approx(SETTINGS.clip_norm, rel=1e-3)
 
 
+def test_updates_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    trainer, _ = trainer_for(tmp_path)
+    before = {name: leaf.detach().clone() for name, leaf in trainer.leaves.items()}
+
+    def endless(iteration: int, progress: float) -> dict[str, float]:
+        for leaf in trainer.leaves.values():
+            leaf.grad = torch.full_like(leaf, math.nan)
+        return {}
+
+    with pytest.raises(DivergedError, match="update 1 has a gradient that is not finite"):
+        trainer.update(endless)
+    assert all(torch.equal(leaf, before[name]) for name, leaf in trainer.leaves.items())
+
+
 # -- files and commands ----------------------------------------------------------------------
 
 
@@ -479,6 +503,44 @@ def test_unusable_slices_are_left_out(tmp_path: Path) -> None:
     mixed, small = pipeline.load_sources([str(tmp_path / n) for n in ("mixed.npy", "small.npy")])
     assert len(mixed.slices) == 2
     assert small.slices == []
+
+
+def test_constant_complex_slices_are_left_out(tmp_path: Path) -> None:
+    """Real and imaginary part are constants, but not the same."""
+    cube = np.full((20, 17, 3), 0.25 + 0j)
+    cube[..., 1] = np.random.default_rng(0).random((20, 17))
+    np.save(tmp_path / "c.npy", cube)
+    (source,) = pipeline.load_sources([str(tmp_path / "c.npy")])
+    assert source.numbers == [1]
+
+
+def test_images_of_each_bit_depth_and_size(tmp_path: Path) -> None:
+    """Levels of 16 bits are divided by 65535 and not taken for rounded; thumbnails are left out."""
+    grey = texture(5, (33, 21))[0]
+    Image.fromarray(np.round(grey * 65535).astype(np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(np.round(grey * 255).astype(np.uint8)).save(tmp_path / "plain.png")
+    Image.fromarray(np.zeros((12, 40), np.uint8)).save(tmp_path / "thumbnail.png")
+    plain, deep = pipeline.load_sources([str(tmp_path)])
+    assert plain.rounded and not deep.rounded
+    for source, step in ((plain, 1 / 255), (deep, 1 / 65535)):
+        (planes,) = source.slices
+        np.testing.assert_allclose(planes[0], grey, atol=0.51 * step)
+
+
+def test_validation_meets_every_case() -> None:
+    """Both planes, every scale and every degradation, for each of five cubes."""
+    planes = np.stack([texture(1, (64, 64))[0], 0.5 * texture(2, (64, 64))[0]])
+    held = [Source(f"cube{k}", [planes], False) for k in range(5)]
+    settings = replace(SETTINGS, tasks=replace(TASKS, scales=(2.0, 3.0)), validation_patches=100)
+    maker = TaskMaker(held, settings.tasks, PHYSICS, 0)
+    tasks = pipeline.validation_tasks(held, maker, settings, support=False)
+    met = set()
+    for task in tasks:
+        operator = task.query.consistency.operator
+        first = float(task.query.truth.max()) > 0.6
+        met.add((task.source, operator.kernel.tobytes(), operator.sampling, operator.scale, first))
+    assert len({case[:4] for case in met}) == 5 * 5 * 2
+    assert {m[4] for m in met} == {True, False}
 
 
 def test_split_holds_out_and_keeps_all() -> None:

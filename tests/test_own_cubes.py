@@ -98,6 +98,11 @@ def test_unusable_slices_do_not_take_the_place_of_the_held_out(usable: list[int]
     assert bool(found) == (len(usable) > 1)
 
 
+def test_held_out_slices_that_cannot_be_used() -> None:
+    with pytest.raises(UsageError, match="holds out no slice that can be used"):
+        held_out("3:5", 5, [0, 1, 2], "cube.mat")
+
+
 @pytest.mark.parametrize("text", ["1", "0", "60%", "0%", "1.5", "odd", "-4", "5:2", "::0", ":"])
 def test_bad_held_out(text: str) -> None:
     with pytest.raises(UsageError, match="--held-out") as caught:

@@ -24,6 +24,7 @@ from mzsr_cli.cli.options import (
 from mzsr_cli.errors import UsageError
 from mzsr_cli.settings import (
     HELD_OUT_EVERY,
+    RECURSIONS_MAX,
     Backbone,
     ConsistencySettings,
     DataSettings,
@@ -91,8 +92,8 @@ _OPTIONS = (
     click.option("--backbone", type=click.Choice([b.value for b in Backbone]),
                  help=f"Architecture of a new network; mzsr is the published one. "
                  f"[that of --init; {_TRAIN.network.backbone}]"),
-    click.option("--recursions", type=click.IntRange(1, 8), help="How often a strided network's "
-                 "blocks are applied. [those of --init; 1]"),
+    click.option("--recursions", type=click.IntRange(1, RECURSIONS_MAX),
+                 help="How often a strided network's blocks are applied. [those of --init; 1]"),
     click.option("--guides", is_flag=True, help="Show a new strided or spsr network "
                  "other interpolations beside the starting image."),
     lrfnet_options,

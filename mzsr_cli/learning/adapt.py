@@ -176,7 +176,8 @@ def verdict(
       share is under ``share_full`` or it gains little, and a classical method wins that beats the
       result by ``margin``; but not on an ``oversampled`` slice, whose son is not oversampled.
       A gain counts less for a stage that is ``stretch`` times longer (in octaves) than the pair.
-    - Elsewhere the network stands: the verdict belongs to its training.
+    - Elsewhere the network stands: the verdict belongs to its training. One whose answer is not
+      finite never does.
     """
     energy = float((truth - truth.mean()).square().sum())
     share = _share(candidates[NETWORK] - candidates[START], truth - candidates[START])
@@ -185,6 +186,8 @@ def verdict(
     supported = _nmse(scaled - truth, energy)
     hopeless = nmse[START] > settings.hopeless_nmse
     best = min((name for name in nmse if name != NETWORK), key=lambda name: nmse[name])
+    if not math.isfinite(nmse[NETWORK]):
+        return Verdict(best, 0.0, False, hopeless, nmse)
     if hopeless or not informs(candidates, truth, settings):
         return Verdict(NETWORK, 1.0, False, hopeless, nmse)
     overruled = nmse[best] < supported - settings.margin and not oversampled

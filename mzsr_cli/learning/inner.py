@@ -10,7 +10,7 @@ import torch
 from torch.func import functional_call
 
 from mzsr_cli.imaging.degrade import Consistency
-from mzsr_cli.imaging.gradient import gradient_distance
+from mzsr_cli.imaging.gradient import gradient_distance, gradient_map
 from mzsr_cli.imaging.hints import Hints
 from mzsr_cli.learning.networks import Answer, Network
 from mzsr_cli.learning.runtime import convolution_precision
@@ -113,11 +113,15 @@ def pair_loss(
     pair: Pair,
     precision: Precision,
     gradient_weight: float = 0.0,
+    supervision: float = 0.0,
 ) -> torch.Tensor:
     """Mean absolute error on a pair (MZSR eq. 3), and ``gradient_weight`` times that of the
-    gradient maps (Ma et al., CVPR 2020)."""
-    image = pair_prediction(network, parameters, pair, precision).image
+    gradient maps, ``supervision`` times that of the map that the network predicts, if it does (Ma
+    et al., CVPR 2020)."""
+    image, said = pair_prediction(network, parameters, pair, precision)
     loss = (image - pair.truth).abs().mean()
+    if supervision > 0 and said is not None:
+        loss = loss + supervision * (said - gradient_map(pair.truth)).abs().mean()
     if gradient_weight > 0:
         loss = loss + gradient_weight * gradient_distance(image, pair.truth)
     return loss

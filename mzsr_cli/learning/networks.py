@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -13,7 +15,7 @@ from mzsr_cli.learning.backbones.spsr import SpsrNetwork
 from mzsr_cli.learning.backbones.strided import StridedNetwork
 from mzsr_cli.settings import Backbone, NetworkSettings
 
-__all__ = ["BACKBONES", "Answer", "Network", "build", "parameter_count", "scalars_min"]
+__all__ = ["BACKBONES", "Answer", "Network", "build", "parameter_count", "parsed", "scalars_min"]
 
 BACKBONES: dict[str, type[Network]] = {
     Backbone.MZSR: MzsrNetwork,
@@ -41,6 +43,12 @@ def build(settings: NetworkSettings, seed: int | None = None) -> Network:
     if seed is not None:
         network.initialise(torch.Generator().manual_seed(seed))
     return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+def parsed(facts: dict[str, Any]) -> NetworkSettings:
+    """The architecture from the plain values of a header. Raises WeightsError for an unknown
+    backbone, KeyError, TypeError or ValueError where they describe none."""
+    return _named(NetworkSettings(backbone=str(facts.get("backbone", Backbone.MZSR)))).parsed(facts)
 
 
 def scalars_min(settings: NetworkSettings) -> int:

@@ -218,13 +218,20 @@ class TaskMaker:
 
 
 def _crop(planes: Planes, scale: float, side: int, rng: np.random.Generator) -> Planes:
-    """A random crop of at most ``side``, whose sides are whole numbers of LR pixels."""
-    unit = Fraction(scale).limit_denominator(8).numerator
-    extent = [min(side, n) // unit * unit or n for n in planes.shape[1:]]
+    """A random crop of at most ``side``, whose sides are whole numbers of LR pixels where that
+    does not cost one of the LR_PATCH_MIN."""
+    extent = [_extent(min(side, n), scale) for n in planes.shape[1:]]
     corner = [rng.integers(n - e + 1) for n, e in zip(planes.shape[1:], extent, strict=True)]
     plane = rng.integers(len(planes))
     rows, cols = (slice(c, c + e) for c, e in zip(corner, extent, strict=True))
     return planes[plane : plane + 1, rows, cols]
+
+
+def _extent(side: int, scale: float) -> int:
+    """The largest whole number of LR pixels in ``side``, or all of it."""
+    unit = Fraction(scale).limit_denominator(8).numerator
+    whole, least = side // unit * unit, LR_PATCH_MIN * scale
+    return side if whole == 0 or whole < least <= side else whole
 
 
 def _augmented(planes: Planes, rng: np.random.Generator) -> Planes:

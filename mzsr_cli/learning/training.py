@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mzsr_cli.errors import InputError, RankError
+from mzsr_cli.errors import DivergedError, InputError, RankError
 from mzsr_cli.learning.checkpoint import load_checkpoint, save_checkpoint
 from mzsr_cli.learning.inner import Parameters
 from mzsr_cli.learning.muon import Muon, is_hidden
@@ -198,7 +198,8 @@ class Trainer:
     # -- loop -------------------------------------------------------------------------------
 
     def update(self, gradient_step: GradientStep) -> dict[str, float]:
-        """One outer update; returns its figures."""
+        """One outer update; returns its figures. Raises DivergedError where its gradient is not
+        finite; the parameters are as before."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         figures = gradient_step(self.iteration, self.progress())
@@ -206,6 +207,12 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(
             [p for p in self.leaves.values() if p.grad is not None], self.settings.clip_norm
         )
+        if not bool(norm.isfinite()):
+            raise DivergedError(
+                f"{self.run.output}: update {self.iteration + 1} has a gradient that is not "
+                "finite. Type a smaller --learning-rate (meta-train: or --inner-rate); the last "
+                "checkpoint is as it was."
+            )
         self._whole = False
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:

@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from mzsr_cli.errors import MissingInputError, OutputError, WeightsError
-from mzsr_cli.learning.networks import Network, build, scalars_min
-from mzsr_cli.settings import Filters, Layout, LrfSettings, NetworkSettings
+from mzsr_cli.learning.networks import Network, build, parsed, scalars_min
+from mzsr_cli.settings import NetworkSettings
 
 CPU = torch.device("cpu")
 FORMAT = 1
@@ -89,19 +89,20 @@ def _architecture(
 ) -> NetworkSettings:
     """The header's architecture, held against the stored tensors before anything is allocated.
 
-    Raises WeightsError where it is no architecture, or is larger than what is stored.
+    Raises WeightsError where it is no architecture, is larger than what is stored, or where that is
+    not finite.
     """
     try:
         settings = network_settings(header["network"])
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: {_EDITED}") from error
-    sizes = [settings.channels, settings.depth, settings.width, settings.passes]
-    if settings.lrfnet is not None:
-        sizes += [settings.lrfnet.kernel_size, settings.lrfnet.blocks]
-    sane = all(type(size) is int and size > 0 for size in sizes)
     stored = sum(tensor.numel() for tensor in tensors.values())
-    if not sane or scalars_min(settings) > stored:
+    if scalars_min(settings) > stored:
         raise WeightsError(f"{path}: {_EDITED}")
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise WeightsError(
+            f"{path}: holds numbers that are not finite. Train again, or take another."
+        )
     return settings
 
 
@@ -115,20 +116,9 @@ def network_facts(settings: NetworkSettings) -> dict[str, Any]:
 def network_settings(header: dict[str, Any]) -> NetworkSettings:
     """The architecture that a header describes; what it does not mention is as by default.
 
-    Raises KeyError, TypeError or ValueError where it is none.
+    Raises KeyError, TypeError, ValueError or WeightsError where it is none.
     """
-    facts = dict(header)
-    if facts.get("lrfnet") is not None:
-        lrf = dict(facts["lrfnet"])
-        facts["lrfnet"] = LrfSettings(
-            **lrf
-            | {
-                "filters": Filters(lrf["filters"]),
-                "layout": Layout(lrf["layout"]),
-                "dilations": tuple(lrf["dilations"]),
-            }
-        )
-    return NetworkSettings(**facts)
+    return parsed(dict(header))
 
 
 def read_header(path: Path) -> dict[str, Any]:

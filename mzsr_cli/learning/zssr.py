@@ -130,7 +130,9 @@ class Zssr:
                 group["lr"] = schedule.rate
             adam.zero_grad(set_to_none=True)
             pair = self._pair(self.father(images), scale)
-            pair_loss(self.network, parameters, pair, self.precision, s.gradient_loss).backward()
+            pair_loss(
+                self.network, parameters, pair, self.precision, s.gradient_loss, s.supervision
+            ).backward()
             adam.step()
             self.iterations += 1
             if iteration % s.test_every == 0:

@@ -55,7 +55,7 @@ def histograms(reader: CubeReader, slices: range, settings: HistogramSettings) -
         if values.size:
             least, most = float(values.min()), float(values.max())
             low, high = min(low, least), max(high, most)
-            constant += least == most
+            constant += bool((values.min(1) == values.max(1)).all())
     if low > high:
         raise InputError(
             f"{reader.info.path}: no finite sample in these slices, nothing to draw. Name others "

@@ -237,6 +237,16 @@ def _output_dtype(dtype: np.dtype[Any], settings: UpscaleSettings) -> np.dtype[A
     return wanted
 
 
+def _unused(settings: UpscaleSettings, method: Method) -> list[str]:
+    """Notes on what was asked for and ``method`` does not use."""
+    asked = {"--weights": settings.weights is not None}
+    if method is not Method.ZSSR:
+        asked["--gradient-loss"] = settings.adapt.gradient_loss > 0
+    return [
+        f"{option} is not used by --method {method}" for option, is_so in asked.items() if is_so
+    ]
+
+
 def choose_weights(
     settings: UpscaleSettings, scale: tuple[float, float], is_image: bool, device: torch.device
 ) -> tuple[Method, Weights | None, list[str]]:
@@ -247,9 +257,7 @@ def choose_weights(
     """
     if settings.method not in (None, Method.MZSR):
         assert settings.method is not None
-        unused = settings.weights is not None
-        notes = [f"--weights is not used by --method {settings.method}"] if unused else []
-        return settings.method, None, notes
+        return settings.method, None, _unused(settings, settings.method)
     if settings.weights is not None:
         return Method.MZSR, _fitting(catalog.find(settings.weights), device), []
     kind = "images" if is_image else "channels"

@@ -63,10 +63,12 @@ def slices_text(slices: range) -> str:
 def held_out(text: str | None, count: int, usable: Collection[int], name: str) -> range:
     """The slices that ``--held-out`` keeps from training on a cube of ``count``, called ``name``.
 
-    ``10`` is every tenth, from the middle of the first ten on, ``10%`` as many, ``START:STOP:STEP``
-    just those, ``none`` none; None is every HELD_OUT_EVERY-th. Where every n-th meets none of the
-    ``usable`` slices or all of them, the middle one of these is held out, if there are two.
-    Raises UsageError for another text, and for slices that leave nothing to train on.
+    ``10`` is every tenth, from the middle of the first ten on, ``10%`` as many (other shares: the
+    nearest n), ``START:STOP:STEP`` just those, ``none`` none; None is every HELD_OUT_EVERY-th.
+    Where every n-th meets none of the ``usable`` slices or all of them, the middle one of these is
+    held out, if there are two.
+    Raises UsageError for another text, and for slices that leave nothing to train on or to
+    validate with.
     """
     if text == "none":
         return range(0)
@@ -77,6 +79,11 @@ def held_out(text: str | None, count: int, usable: Collection[int], name: str) -
             raise UsageError(
                 f"{name}: --held-out {text}: leaves none of the cube's slices 0 to {count - 1} to "
                 "train on. Type fewer, such as 10%."
+            )
+        if len(usable) > 1 and not set(usable) & set(chosen):
+            raise UsageError(
+                f"{name}: --held-out {text}: holds out no slice that can be used; they are too "
+                "small, constant or not finite there. Type others, such as 10%, or none."
             )
         return chosen
     chosen = range(count)[every // 2 :: every]

@@ -16,7 +16,7 @@ import torch
 from mzsr_cli import __version__
 from mzsr_cli.cubes.cube import CubeReader
 from mzsr_cli.cubes.open import expand_inputs, open_cube
-from mzsr_cli.errors import InputError, OutputError, OutputExistsError
+from mzsr_cli.errors import InputError, OutputError, OutputExistsError, UsageError
 from mzsr_cli.imaging import kernels, metrics
 from mzsr_cli.imaging.normalize import planes_of, slice_range
 from mzsr_cli.learning import networks, runtime
@@ -47,7 +47,11 @@ from mzsr_cli.settings import (
     WienerSettings,
 )
 
-EIGHT_BIT = 255.0
+EIGHT_BIT = 255
+"""Largest level of 8-bit images, and of the luma of colour ones."""
+
+SIDE_MIN = 16
+"""Smallest side of what is trained on, in pixels."""
 
 HeldOut = list[tuple[str, int, str]]
 """Of each source its name, how many slices it trains on, and what is held out (slices_text)."""
@@ -56,22 +60,31 @@ HeldOut = list[tuple[str, int, str]]
 def load_sources(arguments: Iterable[str], settings: DataSettings | None = None) -> list[Source]:
     """Each argument's images as one source, each cube as one; HR planes in [0, 1].
 
-    Images keep their 8-bit scale (luma / 255); slices of cubes are mapped by their own range.
-    Slices under 16 pixels, constant or not finite are left out.
+    Images keep their scale (luma / 255, 16-bit levels / 65535), each bit depth by itself; slices
+    of cubes are mapped by their own range. Images and slices under 16 pixels, slices that are
+    constant or not finite are left out.
     """
     settings = settings or DataSettings()
     sources = []
     for argument in arguments:
-        images: list[Planes] = []
+        images: dict[int, list[Planes]] = {}
         for path in expand_inputs([argument]):
             with open_cube(path, settings.variable, settings.slice_axis) as reader:
-                if reader.info.format in ("png", "jpeg"):
-                    images.append(_image_planes(reader.read(0)))
-                else:
+                if reader.info.format not in ("png", "jpeg"):
                     sources.append(_cube_source(reader))
-        if images:
-            sources.append(Source(Path(argument).name, images, rounded=True))
+                elif min(reader.info.shape[:2]) >= SIDE_MIN:
+                    levels = int(np.iinfo(reader.info.dtype).max) if _whole(reader) else EIGHT_BIT
+                    image = np.asarray(reader.read(0), dtype=np.float32)[None]
+                    images.setdefault(levels, []).append(image / np.float32(levels))
+        for levels, planes in sorted(images.items()):
+            name = Path(argument).name
+            sources.append(Source(name, planes, rounded=levels == EIGHT_BIT))
     return sources
+
+
+def _whole(reader: CubeReader) -> bool:
+    """Whether samples are whole numbers; colour images have a luma that is none."""
+    return reader.info.dtype.kind in "iu"
 
 
 def _cube_source(reader: CubeReader) -> Source:
@@ -83,17 +96,13 @@ def _cube_source(reader: CubeReader) -> Source:
     return Source(reader.info.path.name, planes, False, zeros, list(usable), count)
 
 
-def _image_planes(image: np.ndarray) -> Planes:
-    return np.asarray(image, dtype=np.float32)[None] / np.float32(EIGHT_BIT)
-
-
 def _cube_planes(image: np.ndarray) -> tuple[Planes, float | None] | None:
     planes = planes_of(image)
-    if min(planes.shape[1:]) < 16 or not np.isfinite(planes).all():
+    if min(planes.shape[1:]) < SIDE_MIN or not np.isfinite(planes).all():
+        return None
+    if np.ptp(planes, axis=(1, 2)).max() == 0:
         return None
     mapping = slice_range(planes, Normalize.SLICE)
-    if mapping.span == 0:
-        return None
     return mapping.forward(planes).astype(np.float32), mapping.zero(planes)
 
 
@@ -123,7 +132,8 @@ def _part(source: Source, chosen: list[bool]) -> Source:
 def validation_tasks(
     held: list[Source], maker: TaskMaker, settings: TrainSettings, support: bool
 ) -> list[Task]:
-    """Fixed tasks on held-out slices: centre crops, each known degradation and scale in turn."""
+    """Fixed tasks on held-out slices: centre crops, of each source every known degradation in turn
+    at one scale, then at the next."""
     gaussian = kernels.gaussian
     kinds = [(kernels.delta(), Sampling.BICUBIC)]
     if settings.tasks.mix is DegradationMix.RANDOM:
@@ -133,7 +143,7 @@ def validation_tasks(
             (gaussian(4.0, 1.0, -0.5), Sampling.DIRECT),
             (gaussian(1.3), Sampling.BICUBIC),
         ]
-    tasks, scales = [], [s for s in sorted(set(settings.tasks.scales)) if s in (2.0, 4.0)]
+    tasks, scales = [], sorted(set(settings.tasks.scales))
     sources = [source for source in held if source.slices]
     for index in range(settings.validation_patches if sources else 0):
         source = sources[index % len(sources)]
@@ -142,9 +152,10 @@ def validation_tasks(
         planes, zero = source.slices[which], source.zero(which)
         side = min(min(planes.shape[1:]), 2 * settings.tasks.patch) // 4 * 4
         top, left = ((n - side) // 2 for n in planes.shape[1:])
-        crop = planes[:1, top : top + side, left : left + side]
-        kernel, sampling = kinds[index % len(kinds)]
-        scale = scales[turn % len(scales)] if scales else settings.tasks.scales[0]
+        plane = turn % len(planes)
+        crop = planes[plane : plane + 1, top : top + side, left : left + side]
+        kernel, sampling = kinds[(index + turn) % len(kinds)]
+        scale = scales[(index % len(sources) + turn // len(kinds)) % len(scales)]
         noise = EIGHT_BIT_NOISE if source.rounded else 0.0
         made = maker.make(source.name, crop, kernel, sampling, scale, noise, zero, support)
         tasks.append(made)
@@ -179,7 +190,9 @@ def validator(
 
 
 def _psnr(output: torch.Tensor, truth: torch.Tensor) -> float:
-    return min(99.0, metrics.psnr(output.cpu().numpy(), truth.cpu().numpy(), 1.0))
+    """PSNR with peak 1, at most 99; not a number where the output holds any."""
+    found = metrics.psnr(output.cpu().numpy(), truth.cpu().numpy(), 1.0)
+    return 99.0 if found > 99 else found
 
 
 def train(
@@ -199,7 +212,8 @@ def train(
 
     Leaves OUTPUT (weights), its .checkpoint and its .jsonl log, written by the first of ``ranks``.
     A finished run that is resumed is left as it is. ``on_data`` is told what is held out.
-    Raises InputError, UsageError, ResumeError, OutputError, OutputExistsError, RankError.
+    Raises InputError, UsageError, ResumeError, OutputError, OutputExistsError, RankError,
+    DivergedError.
     """
     if ranks.first:
         _check_output(output, resume, overwrite)
@@ -218,6 +232,11 @@ def train(
     )
     settings = replace(settings, network=architecture)
     network = networks.build(architecture, settings.seed).to(device)
+    if settings.recursions and not network.recursive:
+        raise UsageError(
+            f"--recursions {settings.recursions}: --init brings the backbone "
+            f"{architecture.backbone}, whose blocks are applied once. Leave it out."
+        )
     if weights:
         network.load_state_dict(weights.network.state_dict())
     physics = Physics(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from mzsr_cli.settings import NetworkSettings
+from mzsr_cli.settings import GUIDES, RECURSIONS_MAX, NetworkSettings
+
+
+def whole(value: Any, least: int) -> bool:
+    """Whether a plain value is a whole number from ``least`` on."""
+    return type(value) is int and value >= least
 
 
 class Answer(NamedTuple):
@@ -25,10 +30,12 @@ class Network(nn.Module):
     ``reach`` is how many pixels on each side an output pixel depends on (tile halo), ``stride``
     what the corners of tiles are multiples of, ``guides`` how many guides it is shown, ``passes``
     how often it is applied, data consistency after each.
-    ``predicts_gradient`` says whether its answers hold a gradient map.
+    ``predicts_gradient`` says whether its answers hold a gradient map, ``recursive`` whether it
+    can apply its blocks more than once.
     """
 
     predicts_gradient = False
+    recursive = False
 
     def __init__(self, settings: NetworkSettings, reach: int, stride: int) -> None:
         super().__init__()
@@ -36,6 +43,20 @@ class Network(nn.Module):
         self.stride = stride
         self.guides = settings.guides
         self.passes = settings.passes
+
+    @classmethod
+    def parsed(cls, facts: dict[str, Any]) -> NetworkSettings:
+        """The architecture from the plain values of a header. Raises KeyError, TypeError or
+        ValueError where they describe none."""
+        settings = NetworkSettings(**facts)
+        counts = (settings.channels, settings.depth, settings.width, settings.passes)
+        if not all(whole(count, 1) for count in (*counts, settings.recursions)):
+            raise ValueError("sizes of a network are whole numbers from 1 on")
+        if settings.recursions > (RECURSIONS_MAX if cls.recursive else 1):
+            raise ValueError("more recursions than the backbone has")
+        if not whole(settings.guides, 0) or settings.guides not in (0, GUIDES):
+            raise ValueError(f"guides are 0 or {GUIDES}")
+        return settings
 
     @staticmethod
     def scalars_min(settings: NetworkSettings) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
 
-from mzsr_cli.learning.backbones.base import Answer, Network, convolution_dtype
+from mzsr_cli.learning.backbones.base import Answer, Network, convolution_dtype, whole
 from mzsr_cli.settings import Filters, Layout, LrfSettings, NetworkSettings
 
 
@@ -80,6 +83,20 @@ class LrfNetwork(Network):
         self.head = nn.Conv2d(settings.channels, settings.width, 3, padding=1)
         self.blocks = nn.Sequential(*(LrfBlock(settings.width, lrf, rate) for rate in rates))
         self.tail = nn.Conv2d(settings.width, settings.channels, 3, padding=1)
+
+    @classmethod
+    def parsed(cls, facts: dict[str, Any]) -> NetworkSettings:
+        """See Network.parsed."""
+        settings = super().parsed(facts)
+        if settings.lrfnet is None:
+            return settings
+        lrf = dict(facts["lrfnet"])
+        if not (whole(lrf["kernel_size"], 1) and whole(lrf["blocks"], 1)):
+            raise ValueError("sizes of a network are whole numbers from 1 on")
+        kinds = {"filters": Filters(lrf["filters"]), "layout": Layout(lrf["layout"])}
+        return replace(
+            settings, lrfnet=LrfSettings(**lrf | kinds | {"dilations": tuple(lrf["dilations"])})
+        )
 
     @staticmethod
     def scalars_min(settings: NetworkSettings) -> int:

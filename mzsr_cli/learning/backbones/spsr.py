@@ -38,6 +38,7 @@ class SpsrNetwork(StridedNetwork):
     """
 
     predicts_gradient = True
+    recursive = False
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__(settings)

@@ -46,6 +46,8 @@ class StridedNetwork(Network):
     79 %).
     """
 
+    recursive = True
+
     def __init__(self, settings: NetworkSettings) -> None:
         blocks = max(1, (settings.depth - 2) // 2)
         super().__init__(settings, reach=4 * (blocks * settings.recursions + 1), stride=2)
