@@ -301,6 +301,18 @@ def test_float32_agrees_on_every_device(
     assert float((residual - reference).abs().max()) < 1e-3
 
 
+@pytest.mark.parametrize("scale", [(1.5, 1.2), (2.0, 3.0), (7.0, 9.0)])
+@pytest.mark.parametrize("kernel", [kernels.delta(), kernels.gaussian(4.0, 1.0, -0.5)])
+def test_normal_map(
+    rng: np.random.Generator, kernel: np.ndarray, scale: tuple[float, float]
+) -> None:
+    """A A^T, on whichever grid is less work."""
+    op = degrade.enlargement(kernel, DIRECT, scale, (19, 21), dtype=torch.float64)
+    y = torch.as_tensor(rng.random((2, 19, 21)))
+    torch.testing.assert_close(op.normal(y), op.apply(op.adjoint(y)))
+    torch.testing.assert_close(op.map.gram().apply(y), op.apply(op.adjoint(y)))
+
+
 @pytest.mark.parametrize("iterations", [1, 3, 50])
 @pytest.mark.parametrize("kernel", [kernels.delta(), kernels.gaussian(2.0, 0.7, 0.4)])
 def test_back_projection_is_the_published_iteration(

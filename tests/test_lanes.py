@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -83,6 +86,30 @@ def test_results_do_not_depend_on_the_number_of_threads(
             upscale_cube(source, target, settings_of(weights))
         digests.append(digest(target))
     assert len(set(digests)) == 1
+
+
+@pytest.mark.parametrize("options", [("2", "gaussian:2.0"), ("4", "none")])
+def test_results_do_not_depend_on_the_threads_of_any_library(
+    tmp_path: Path, weights: Path, options: tuple[str, str]
+) -> None:
+    """Nor on those of numpy's linear algebra, which are set before the program begins. Smaller
+    slices are computed by one thread anyway."""
+    scale, kernel = options
+    rng = np.random.default_rng(3)
+    blocks = rng.random((16, 16, 2)).repeat(16, 0).repeat(16, 1)
+    np.save(tmp_path / "c.npy", 40 * blocks + rng.normal(0, 0.5, blocks.shape))
+    digests = set()
+    for count in ("1", "2"):
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        target = tmp_path / f"{count}.npy"
+        how = ["--scale", scale, "--kernel", kernel, "--steps", "1", "--precision", "fp32", "-q"]
+        command = ["upscale", tmp_path / "c.npy", "-o", target, "--weights", weights, *how]
+        subprocess.run(
+            [sys.executable, "-m", "mzsr_cli", *map(str, command)], check=True,
+            env=os.environ | dict.fromkeys(names, count),
+        )  # fmt: skip
+        digests.add(digest(target))
+    assert len(digests) == 1
 
 
 def test_threads_work_at_the_same_time(

@@ -45,21 +45,23 @@ def street_map(shape: tuple[int, int, int]) -> np.ndarray:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts maps on Linux only")
 @pytest.mark.parametrize(
-    ("side", "scale", "dtype"),
+    ("side", "scale", "dtype", "kernel"),
     [
-        (128, 10, "float32"),
-        pytest.param(256, 20, "float32", marks=pytest.mark.slow),
-        pytest.param(256, 20, "complex64", marks=pytest.mark.slow),
+        (128, 10, "float32", "none"),
+        pytest.param(256, 20, "float32", "none", marks=pytest.mark.slow),
+        pytest.param(256, 20, "complex64", "none", marks=pytest.mark.slow),
+        pytest.param(256, 20, "float32", "gaussian:4,1,-0.5", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.timeout(1800)
 def test_two_slices_within_a_gibibyte_and_a_half(
-    tmp_path: Path, side: int, scale: int, dtype: str
+    tmp_path: Path, side: int, scale: int, dtype: str, kernel: str
 ) -> None:
     cube = street_map((side, side, 2))
     np.save(tmp_path / "c.npy", (cube if dtype == "float32" else cube + 1j * cube).astype(dtype))
     target = tmp_path / "o.npy"
-    options = ["--scale", str(scale), "--steps", "10", "--no-self-check", "-o", str(target), "-q"]
+    options = ["--scale", str(scale), "--steps", "10", "--no-self-check", "-o", str(target), "-q",
+               "--kernel", kernel]  # fmt: skip
     limit = LIMIT + (side * scale) ** 2 * np.dtype(dtype).itemsize
     assert peak(["upscale", str(tmp_path / "c.npy"), *options], limit) < limit
     assert load(target).shape == (side * scale, side * scale, 2)

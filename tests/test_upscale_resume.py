@@ -242,6 +242,27 @@ def test_torn_journal_line_is_dropped(tmp_path: Path, weights: Path) -> None:
     assert target.read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("header", ["whole", "torn", "empty"])
+def test_killed_while_the_part_was_laid_out(
+    tmp_path: Path, weights: Path, name: str, header: str
+) -> None:
+    """The journal has no slice, and what there is of the part is not to be trusted."""
+    source, settings = save(tmp_path / name, field(dtype="complex64")), settings_of(weights)
+    whole, broken = (tmp_path / f"{kind}{source.suffix}" for kind in ("whole", "broken"))
+    upscale_cube(source, whole, settings)
+    with pytest.raises(KeyboardInterrupt):
+        upscale_cube(source, broken, settings, on_slice=StopAfter(1))
+    journal, part = (broken.with_name(broken.name + end) for end in (".journal", ".part"))
+    first = journal.read_bytes().splitlines(keepends=True)[0]
+    journal.write_bytes({"whole": first, "torn": first[:-9], "empty": b""}[header])
+    files = [part] if part.is_file() else sorted(p for p in part.rglob("*") if p.is_file())
+    for file in files:
+        os.truncate(file, file.stat().st_size // 2)
+    upscale_cube(source, broken, settings, resume=True)
+    assert digest(broken) == digest(whole)
+
+
 def test_missing_part_is_refused(tmp_path: Path, weights: Path) -> None:
     source, settings = save(tmp_path / "c.npy", field()), settings_of(weights)
     with pytest.raises(KeyboardInterrupt):

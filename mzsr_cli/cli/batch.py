@@ -26,7 +26,9 @@ class Batch:
         except MzsrError as error:
             return self._failed(name, error)
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and "memory" not in str(error):
+            from mzsr_cli.learning.runtime import is_out_of_memory
+
+            if not is_out_of_memory(error):
                 raise
             message = f"{name}: out of memory. Type a smaller --tile or --scale, or free memory."
             return self._failed(name, ResourceError(message))

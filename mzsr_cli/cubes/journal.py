@@ -74,6 +74,16 @@ def slice_digest(rows: Iterable[Array]) -> str:
     return digest.hexdigest()
 
 
+def has_header(path: Path) -> bool:
+    """Whether a journal is there whose first line is whole; a run that was killed before that has
+    written nothing yet."""
+    try:
+        with path.open("rb") as file:
+            return file.readline().endswith(b"\n")
+    except FileNotFoundError:
+        return False
+
+
 class Journal:
     """Open journal. ``finished`` maps each finished slice to its report."""
 

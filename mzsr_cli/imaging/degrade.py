@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 import torch
@@ -47,6 +48,11 @@ def _kernel_terms(kernel: Kernel) -> list[tuple[Matrix, Matrix]]:
     return [(u[:, r] * s[r], vt[r]) for r in range(rank)]
 
 
+def kernel_rank(kernel: Kernel) -> int:
+    """Number of separable terms that a kernel is the sum of."""
+    return len(_kernel_terms(kernel))
+
+
 @dataclass(frozen=True)
 class Kronecker:
     """A linear map of (..., H, W) to (..., h, w): x to the sum of R x C^T over ``terms`` (R, C),
@@ -67,6 +73,11 @@ class Kronecker:
     def after(self, rows: torch.Tensor, cols: torch.Tensor) -> Kronecker:
         """This map of R y C^T, as a map of y."""
         return Kronecker(tuple((mine @ rows, own @ cols) for mine, own in self.terms))
+
+    def gram(self) -> Kronecker:
+        """This map of its adjoint: (..., h, w) to the same."""
+        pairs = product(self.terms, self.terms)
+        return Kronecker(tuple((r @ q.mT, c @ d.mT) for (r, c), (q, d) in pairs))
 
     def apply_to(
         self, x: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]
@@ -98,28 +109,37 @@ class Degradation:
     dtype: torch.dtype = torch.float32
 
     @cached_property
-    def axis_terms(self) -> list[tuple[Matrix, Matrix]]:
-        """Float64 axis matrices (h, H) and (w, W) of each separable term."""
-        sample_rows, sample_cols = (
-            resize.decimation_matrix(hr, lr, s, self.sampling)
-            for hr, lr, s in zip(self.hr_shape, self.lr_shape, self.scale, strict=True)
-        )
-        return [
-            (
-                sample_rows @ _blur_matrix(column, self.hr_shape[0]),
-                sample_cols @ _blur_matrix(row, self.hr_shape[1]),
-            )
-            for column, row in _kernel_terms(self.kernel)
-        ]
+    def _taps(self) -> list[tuple[Matrix, Matrix]]:
+        return _kernel_terms(self.kernel)
 
-    def _tensor(self, matrix: Matrix) -> torch.Tensor:
+    @property
+    def rank(self) -> int:
+        """Number of separable terms."""
+        return len(self._taps)
+
+    def axis_term(self, term: int) -> tuple[Matrix, Matrix]:
+        """Float64 axis matrices (h, H) and (w, W) of a separable term, the leading one first."""
+        rows, cols = (
+            resize.decimation_matrix(hr, lr, s, self.sampling) @ _blur_matrix(taps, hr)
+            for hr, lr, s, taps in zip(
+                self.hr_shape, self.lr_shape, self.scale, self._taps[term], strict=True
+            )
+        )
+        return rows, cols
+
+    @cached_property
+    def leading(self) -> tuple[Matrix, Matrix]:
+        """The axis matrices of the leading term."""
+        return self.axis_term(0)
+
+    def _tensor(self, matrix: Matrix | torch.Tensor) -> torch.Tensor:
         return torch.as_tensor(matrix).to(self.device, self.dtype)
 
     @cached_property
     def map(self) -> Kronecker:
         """A itself."""
-        tensor = self._tensor
-        return Kronecker(tuple((tensor(rows), tensor(cols)) for rows, cols in self.axis_terms))
+        terms = (self.leading, *map(self.axis_term, range(1, self.rank)))
+        return Kronecker(tuple((self._tensor(rows), self._tensor(cols)) for rows, cols in terms))
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """A x: (..., H, W) to (..., h, w)."""
@@ -128,6 +148,17 @@ class Degradation:
     def adjoint(self, y: torch.Tensor) -> torch.Tensor:
         """A^T y: (..., h, w) to (..., H, W)."""
         return self.map.adjoint(y)
+
+    @cached_property
+    def _gram(self) -> Kronecker | None:
+        """A A^T on the LR grid, where rank^2 terms there are less work than A^T and A."""
+        (h, w), (high, wide) = self.lr_shape, self.hr_shape
+        both = wide * h * (high + w) + high * w * (h + wide)
+        return self.map.gram() if self.rank * h * w * (h + w) < both else None
+
+    def normal(self, y: torch.Tensor) -> torch.Tensor:
+        """A A^T y: (..., h, w) to the same."""
+        return self.apply(self.adjoint(y)) if self._gram is None else self._gram.apply(y)
 
     @cached_property
     def _interpolators(self) -> dict[tuple[Method, float], tuple[torch.Tensor, torch.Tensor]]:
@@ -168,7 +199,7 @@ class Degradation:
 
     def reduction(self, axis: int) -> Matrix:
         """Axis 0 or 1 of the leading separable term, (lr, hr), scaled to unit gain at DC."""
-        matrix = self.axis_terms[0][axis]
+        matrix = self.leading[axis]
         return matrix / matrix.sum(1).mean()
 
 
@@ -200,7 +231,7 @@ class Consistency:
         self.noise = noise
         self.damping = settings.damping + noise**2 / settings.residual_variance
         self.iterations = settings.iterations
-        self._eigen = self._decompose() if len(operator.axis_terms) == 1 else None
+        self._eigen = self._decompose() if operator.rank == 1 else None
         self._seen = operator.map if self._eigen is None else self._eigen.map
         """A, in the eigenvectors of A A^T where they are known."""
         self._interpolated: dict[Method, Kronecker] = {}
@@ -215,13 +246,14 @@ class Consistency:
         return Consistency(operator, self.settings, self.noise)
 
     def _decompose(self) -> _Eigen:
-        (rows, cols), tensor = self.operator.axis_terms[0], self.operator._tensor
-        d_rows, u_rows = np.linalg.eigh(rows @ rows.T)
-        d_cols, u_cols = np.linalg.eigh(cols @ cols.T)
-        spectrum = np.outer(np.maximum(d_rows, 0), np.maximum(d_cols, 0)) + self.damping
+        rows, cols = (torch.as_tensor(matrix) for matrix in self.operator.leading)
+        d_rows, u_rows = torch.linalg.eigh(rows @ rows.mT)
+        d_cols, u_cols = torch.linalg.eigh(cols @ cols.mT)
+        spectrum = torch.outer(d_rows.clamp(min=0), d_cols.clamp(min=0)) + self.damping
+        tensor = self.operator._tensor
         return _Eigen(
-            Kronecker(((tensor(u_rows.T), tensor(u_cols.T)),)),
-            Kronecker(((tensor(u_rows.T @ rows), tensor(u_cols.T @ cols)),)),
+            Kronecker(((tensor(u_rows.mT), tensor(u_cols.mT)),)),
+            Kronecker(((tensor(u_rows.mT @ rows), tensor(u_cols.mT @ cols)),)),
             tensor(1 / spectrum),
         )
 
@@ -243,7 +275,7 @@ class Consistency:
         step = r / theta
         z = step
         for _ in range(self.iterations - 1):
-            residual = r - self.operator.apply(self.operator.adjoint(z)) - self.damping * z
+            residual = r - self.operator.normal(z) - self.damping * z
             rho_next = 1 / (2 * sigma - rho)
             step = rho_next * rho * step + (2 * rho_next / delta) * residual
             z = z + step
@@ -330,7 +362,7 @@ def largest_eigenvalue(operator: Degradation) -> float:
     y[::2, ::3] += 0.5
     norm = 1.0
     for _ in range(8):
-        y = operator.apply(operator.adjoint(y / y.norm()))
+        y = operator.normal(y / y.norm())
         norm = float(y.norm())
     return 1.1 * norm
 

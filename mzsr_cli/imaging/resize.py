@@ -154,7 +154,7 @@ def spline_matrix(n_lr: int, n_hr: int, scale: float, sampling: Sampling) -> Mat
     sample = _scatter(extend(index, n_lr), weight, n_lr)
     border = "mirror" if direct else "reflect"
     coefficients = ndimage.spline_filter1d(np.eye(n_lr), order=3, axis=0, mode=border)
-    return sample @ coefficients
+    return product(sample, coefficients)
 
 
 def cosine_basis(n_lr: int, at: Matrix, sampling: Sampling) -> Matrix:
@@ -194,9 +194,9 @@ def bandlimited_matrix(
     """
     basis = cosine_basis(n_lr, positions(n_hr, scale, sampling), sampling)
     analysis = analysis_matrix(n_lr, sampling)
-    response = np.einsum("kn,nk->k", analysis @ reduction, basis)
+    response = np.einsum("kn,nk->k", product(analysis, reduction), basis)
     gain = response / (response**2 + damping) * (1 + damping)
-    return (basis * gain) @ analysis
+    return product(basis * gain, analysis)
 
 
 def lowpassed(image: torch.Tensor, sides: tuple[int, int]) -> torch.Tensor:
@@ -212,7 +212,13 @@ def lowpassed(image: torch.Tensor, sides: tuple[int, int]) -> torch.Tensor:
 def _lowpass_matrix(n: int, kept: int) -> Matrix:
     """Projection of n samples on their first ``kept`` cosines: (n, n)."""
     basis = cosine_basis(n, np.arange(n, dtype=np.float64), Sampling.BICUBIC)
-    return basis[:, :kept] @ analysis_matrix(n, Sampling.BICUBIC)[:kept]
+    return product(basis[:, :kept], analysis_matrix(n, Sampling.BICUBIC)[:kept])
+
+
+def product(left: Matrix, right: Matrix) -> Matrix:
+    """The product of two float64 matrices, with torch's number of threads: numpy's own product has
+    as many as there are processors, and its last bits depend on them."""
+    return np.asarray((torch.from_numpy(left) @ torch.from_numpy(right)).numpy())
 
 
 def separable(image: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ pass of a module, but here they add up over tasks, through functional_call and i
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -186,6 +187,7 @@ def _group(device: torch.device) -> Iterator[None]:
         raise DeviceError("this torch has no torch.distributed. Start without torchrun.")
     on_gpu = device.type == "cuda"
     if on_gpu:
+        os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # a lost rank is an error, no hang
         torch.cuda.set_device(device)
     try:
         distributed.init_process_group(

@@ -18,6 +18,15 @@ def pick_device(name: str) -> torch.device:
 
     Raises DeviceError where there is no such device, UsageError for another name.
     """
+    device = _named_device(name)
+    if device.type == "cuda":
+        # the same bytes from run to run, and fp32 that is not rounded to 11 bits
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False
+    return device
+
+
+def _named_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
@@ -86,11 +95,29 @@ def stream(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.stream(stream)
 
 
+_NO_MEMORY = (
+    "allocate memory",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "GET was unable to find an engine",
+)
+"""What torch says where memory, or the working memory of a library, is not to be had."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that a tensor found no memory, on a GPU or on the processor."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
+
+
+def own_backward(device: torch.device) -> AbstractContextManager[object]:
+    """On a GPU, backward passes on the thread that asks for them: by default one thread of torch
+    does those of all threads, one after the other."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.autograd.set_multithreading_enabled(False)
 
 
 def describe_device(device: torch.device) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mzsr_cli.imaging import degrade, kernels, resize
+from mzsr_cli.imaging.products import bands
 from mzsr_cli.imaging.symmetries import SYMMETRIES, turned, turned_back
 from mzsr_cli.learning.adapt import tiled_residual
 from mzsr_cli.learning.inner import Pair, pair_loss
@@ -161,7 +162,10 @@ class Zssr:
         for which in SYMMETRIES if self.settings.self_ensemble else SYMMETRIES[:1]:
             output = start + turned_back(self._residual(turned(start, which)), which)
             outputs.append(self._back_projected(operator, planes, output))
-        middle = torch.stack(outputs).quantile(0.5, dim=0) if len(outputs) > 1 else outputs[0]
+        middle = torch.empty_like(outputs[0])
+        for band in bands(middle):
+            middle[:, band] = torch.stack([one[:, band] for one in outputs]).quantile(0.5, dim=0)
+        del outputs
         return self._back_projected(operator, planes, middle)
 
     def _back_projected(

@@ -157,7 +157,8 @@ def _zssr_seconds(plan: Plan, image: Array, stages: list[Scale]) -> float:
     seconds = []
     for _ in range(3):
         begin = time.perf_counter()
-        gradient(network, parameters, pair, plan.precision, create_graph=False)
+        loss, _ = gradient(network, parameters, pair, plan.precision, create_graph=False)
+        float(loss)  # waits for a GPU
         seconds.append(time.perf_counter() - begin)
     step = min(seconds)
     enlarging = step / 3 * 8 * _pixels(replace(plan, method=Method.MZSR), plan.lr_shape, stages)

@@ -23,7 +23,7 @@ from mzsr_cli.learning import runtime
 from mzsr_cli.learning.superresolve import Solver
 from mzsr_cli.pipeline.plan import Plan, free_memory
 from mzsr_cli.pipeline.solving import Job, Solved, Task, solve_one
-from mzsr_cli.settings import Adapting
+from mzsr_cli.settings import Adapting, Method
 
 
 class InProcess:
@@ -54,13 +54,14 @@ class InProcess:
 
 def threads_each(plan: Plan) -> int | None:
     """Processor threads that a slice of ``plan`` is solved with: 1, or None for all."""
-    return 1 if plan.small and plan.device.type == "cpu" else None
+    return 1 if plan.small else None
 
 
 def lane_count(plan: Plan, threads: int) -> int:
     """How many slices of ``plan`` are solved at once where there are ``threads`` threads, as far as
     the settings and the free memory allow."""
-    if not plan.small or plan.settings.adapt.mode is Adapting.WARM:
+    alone = not plan.small and (plan.device.type == "cpu" or plan.method is Method.ZSSR)
+    if alone or plan.settings.adapt.mode is Adapting.WARM:
         return 1
     spare = min(plan.settings.lanes.memory, max(0, free_memory(plan.device) - plan.memory))
     wanted = threads if plan.device.type == "cpu" else plan.settings.lanes.cuda
@@ -111,7 +112,7 @@ class Lanes:
     def _solve(self, task: Task) -> Solved:
         solver, stream = self._idle.get()
         try:
-            with stream:
+            with stream, runtime.own_backward(self.plan.device):
                 return solve_one(solver, task, self.plan, self.cube_range)
         finally:
             self._idle.put((solver, stream))

@@ -21,6 +21,7 @@ from mzsr_cli.errors import (
     WeightsError,
 )
 from mzsr_cli.imaging import resize
+from mzsr_cli.imaging.degrade import kernel_rank
 from mzsr_cli.imaging.kernels import Kernel
 from mzsr_cli.learning import catalog, runtime
 from mzsr_cli.learning.patches import ROUNDING
@@ -92,7 +93,10 @@ class Plan:
     @property
     def memory(self) -> int:
         """Bytes that a run holds at its peak which solves one slice at a time."""
-        return memory_needed(self.lr_shape, self.shape[:2], self.planes)
+        zssr = self.method is Method.ZSSR and self.settings.zssr.self_ensemble
+        copies = ZSSR_COPIES if zssr else HR_COPIES
+        rank = kernel_rank(self.kernel)
+        return memory_needed(self.lr_shape, self.shape[:2], self.planes, copies, rank)
 
     @property
     def lane_memory(self) -> int:
@@ -137,11 +141,12 @@ def make_plan(info: CubeInfo, target: Path, settings: UpscaleSettings) -> Plan:
     kernel = load_kernel(settings.kernel)
     is_image = info.format in ("png", "jpeg")
     method, weights, notes = choose_weights(settings, scale, is_image, device)
-    check_memory(info, hr_shape, device)
-    return Plan(
+    plan = Plan(
         info.path, target, slices, lr_shape, shape, scale, out, method, weights, kernel,
         device, precision, rounding_of(info), not is_image, settings, tuple(notes),
     )  # fmt: skip
+    check_memory(plan)
+    return plan
 
 
 def rounding_of(info: CubeInfo) -> float:
@@ -161,15 +166,30 @@ WORKING_MEMORY = 600 * 2**20
 5120x5120, 0.69 for 2560x2560, 0.80 for two planes of that."""
 
 
+ZSSR_COPIES = 12
+"""The same for ZSSR with its eight symmetries."""
+
+
+RANK_COPIES = 2
+"""Axis matrices, of all stages and in double precision, of a kernel's further separable terms."""
+
+
 LANE_MEMORY = 100 * 2**20
 """The same for a second small slice at the same time."""
 
 
-def memory_needed(lr_shape: tuple[int, int], hr_shape: tuple[int, int], planes: int) -> int:
+def memory_needed(
+    lr_shape: tuple[int, int],
+    hr_shape: tuple[int, int],
+    planes: int,
+    copies: int = HR_COPIES,
+    rank: int = 1,
+) -> int:
     """Bytes that a run holds at its peak which solves one slice at a time, of 2 ``planes`` when
-    complex; whatever the number of slices."""
+    complex; whatever the number of slices. ``rank`` is that of the kernel."""
     axes = sum(n * m for n, m in zip(hr_shape, lr_shape, strict=True))
-    return WORKING_MEMORY + 4 * HR_COPIES * planes * hr_shape[0] * hr_shape[1] + 8 * 6 * axes
+    matrices = 8 * (6 + RANK_COPIES * (rank - 1)) * axes
+    return WORKING_MEMORY + 4 * copies * planes * hr_shape[0] * hr_shape[1] + matrices
 
 
 def free_memory(device: torch.device) -> int:
@@ -178,16 +198,15 @@ def free_memory(device: torch.device) -> int:
     return min(free, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free
 
 
-def check_memory(info: CubeInfo, hr_shape: tuple[int, int], device: torch.device) -> None:
+def check_memory(plan: Plan) -> None:
     """Raise ResourceError where one HR slice cannot be worked on in the memory that is free."""
-    rows, cols, _ = info.shape
-    needed = memory_needed((rows, cols), hr_shape, 2 if info.is_complex else 1)
-    free = free_memory(device)
-    if needed > free:
+    rows, cols, _ = plan.shape
+    free = free_memory(plan.device)
+    if plan.memory > free:
         raise ResourceError(
-            f"{info.path}: one result slice of {hr_shape[0]}x{hr_shape[1]} takes about "
-            f"{format_bytes(needed)} to work on, {format_bytes(free)} are free. Type a smaller "
-            "--scale, or cut the slices into parts."
+            f"{plan.source}: one result slice of {rows}x{cols} takes about "
+            f"{format_bytes(plan.memory)} to work on, {format_bytes(free)} are free. Type a "
+            "smaller --scale, or cut the slices into parts."
         )
 
 

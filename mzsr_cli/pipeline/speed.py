@@ -25,6 +25,7 @@ from mzsr_cli.learning.superresolve import Solver
 from mzsr_cli.learning.weights import Weights, load_weights
 from mzsr_cli.settings import (
     BenchmarkSettings,
+    LaneSettings,
     Method,
     Precision,
     SpeedSettings,
@@ -145,13 +146,18 @@ class _Network:
     def adaptations(self, peak: Measured, side: int) -> Measured:
         """As many gradient steps on such pairs at once as there are threads, each by one thread
         (pipeline.lanes)."""
-        count = torch.get_num_threads()
+        on_gpu = self.device.type == "cuda"
+        count = LaneSettings().cuda if on_gpu else torch.get_num_threads()
         pair, networks = self._pair(side), [deepcopy(self.weights.network) for _ in range(count)]
         parameters: Parameters = {
             name: p.detach().requires_grad_() for name, p in self.weights.parameters().items()
         }
 
         def steps(network: Network) -> None:
+            with runtime.stream(self.device), runtime.own_backward(self.device):
+                repeated(network)
+
+        def repeated(network: Network) -> None:
             for _ in range(self.how.repeats):
                 gradient(network, parameters, pair, self.precision, create_graph=False)
 

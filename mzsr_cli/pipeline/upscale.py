@@ -19,7 +19,7 @@ from mzsr_cli.cubes.atomic import AtomicOutput
 from mzsr_cli.cubes.checks import writing
 from mzsr_cli.cubes.cube import CubeReader, CubeWriter
 from mzsr_cli.cubes.image import ImageReader, ImageWriter
-from mzsr_cli.cubes.journal import Journal, input_identity, journal_header
+from mzsr_cli.cubes.journal import Journal, has_header, input_identity, journal_header
 from mzsr_cli.cubes.open import create_cube, open_cube
 from mzsr_cli.errors import (
     MzsrError,
@@ -118,14 +118,14 @@ def _writing(
 ) -> Iterator[tuple[CubeWriter, Journal]]:
     """The writer and journal; what is left after an error depends on whose fault it was."""
     header = journal_header(reader.info, plan.facts())
-    resuming = resume and output.journal.exists()
+    resuming = resume and has_header(output.journal)
     journal = (
         Journal.resume(output.journal, header)
         if resuming
         else Journal.create(output.journal, header)
     )
-    if not journal.finished and not output.part.exists():
-        resuming = False  # killed before there was anything to go on with
+    if not journal.finished:
+        resuming = False  # what there is of the part may be half laid out
     try:
         with create_cube(
             output.part,

@@ -377,11 +377,12 @@ class Solving(WorkerPlugin):
         """The slices of one task. Raises MzsrError."""
         recipe = self.recipe
         with self._lock:
-            threads, plan = _threads(worker, recipe.threads), recipe.plan
+            threads = _threads(worker, recipe.threads)
+            plan = replace(recipe.plan, device=_device(worker, recipe.plan))
             torch.set_num_threads(threads)
             with runtime.threads(threads_each(plan)):
                 if self._lanes is None:
-                    solver = recipe.solver(_device(worker, plan))
+                    solver = recipe.solver(plan.device)
                     count = lane_count(plan, threads)
                     self._lanes = Lanes(solver, plan, recipe.cube_range, count)
                 return list(self._lanes.solve(run))
