@@ -133,6 +133,9 @@ def dilation_scheme(dilations: tuple[int, ...]) -> str:
     return "-".join(map(str, dilations))
 
 
+ENSEMBLES = (1, 2, 8)
+"""Sizes of a self-ensemble (imaging.symmetries)."""
+
 RECURSIONS_MAX = 8
 """How often a network's blocks may be applied."""
 
@@ -434,8 +437,8 @@ class AdaptSettings:
     """Smallest side of a son that is worth adapting to and checking with."""
     worse: float = 1.5
     """A step after which the loss exceeds this many times the best is taken back, rates halved."""
-    self_ensemble: bool = False
-    """Mean over the eight symmetries of the square."""
+    self_ensemble: int = 2
+    """How many symmetries of the square the network's answer is the mean over (ENSEMBLES)."""
     gradient_loss: float = 0.0
     """Weight of the gradient maps' mean absolute difference in the loss of a step."""
 

@@ -113,8 +113,8 @@ METHODS = {
     "back-projection": ["--method", "back-projection"],
     "zssr": ["--method", "zssr", "--seed", 3],
     "mzsr:2": ["--steps", 2],
-    "mzsr-paper:1": ["--steps", 1, "--consistency", 0, "--no-self-check"],
-    "mzsr+:1": ["--steps", 1, "--self-ensemble"],
+    "mzsr-paper:1": ["--steps", 1, "--consistency", 0, "--no-self-check", "--self-ensemble", 1],
+    "mzsr+:1": ["--steps", 1, "--self-ensemble", 8],
 }
 
 

@@ -14,7 +14,7 @@ from upscale_files import field, load, run, save
 
 from mzsr_cli.imaging import degrade, hints, kernels
 from mzsr_cli.imaging.hints import FACTS, Hints
-from mzsr_cli.imaging.symmetries import SYMMETRIES, turned
+from mzsr_cli.imaging.symmetries import SYMMETRIES, turned, turned_back
 from mzsr_cli.learning import networks
 from mzsr_cli.learning.adapt import tiled_residual
 from mzsr_cli.learning.inner import residual
@@ -57,15 +57,22 @@ def test_reach_is_the_support_of_the_gradient(recursions: int) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 61, 90), (2, 75, 37)])
 def test_tiled_is_whole(shape: tuple[int, int, int]) -> None:
+    """And the mean over views is that over turned images."""
     network = shaken(SMALL)
     planes, guides = random(*shape), random(shape[0], 2, *shape[1:], seed=1)
     told = Hints(guides, random(FACTS, seed=2))
     parameters = {name: p.detach() for name, p in network.named_parameters()}
-    whole = residual(network, parameters, planes[:, None], FP32, told)[:, 0]
-    parts = tiled_residual(
-        network, parameters, Whole(planes, told.guides), TileSettings(7), FP32, told.facts
-    )
-    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
+    outputs = []
+    for which in SYMMETRIES:
+        image, hints = turned(planes[:, None], which), told.turned(which)
+        outputs.append(turned_back(residual(network, parameters, image, FP32, hints), which)[:, 0])
+    for views in ((0,), (0, 2), (0, 7), (1, 4, 5), SYMMETRIES):
+        whole = torch.stack([outputs[which] for which in views]).mean(0)
+        parts = tiled_residual(
+            network, parameters, Whole(planes, told.guides), TileSettings(7), FP32, told.facts,
+            views,
+        )  # fmt: skip
+        torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
 
 
 def test_it_hears_every_hint() -> None:

@@ -425,13 +425,33 @@ def test_tiles_equal_the_whole(tmp_path: Path, weights: Path) -> None:
 def test_self_ensemble_commutes_with_mirroring(tmp_path: Path, weights: Path) -> None:
     cube = field((17, 17, 1))
     options = ("--scale", 2, "--weights", weights, "--no-self-check", "--steps", 0)
-    plain = result_of(cube, tmp_path, *options)
-    plain_turned = result_of(cube.swapaxes(0, 1)[::-1], tmp_path, *options)
-    ensemble = result_of(cube, tmp_path, *options, "--self-ensemble")
-    turned = result_of(cube.swapaxes(0, 1)[::-1], tmp_path, *options, "--self-ensemble")
+    alone = (*options, "--self-ensemble", 1)
+    plain = result_of(cube, tmp_path, *alone)
+    plain_turned = result_of(cube.swapaxes(0, 1)[::-1], tmp_path, *alone)
+    ensemble = result_of(cube, tmp_path, *options, "--self-ensemble", 8)
+    turned = result_of(cube.swapaxes(0, 1)[::-1], tmp_path, *options, "--self-ensemble", 8)
     span = np.ptp(cube)
     assert np.abs(turned - ensemble.swapaxes(0, 1)[::-1]).max() < 1e-5 * span
     assert np.abs(plain_turned - plain.swapaxes(0, 1)[::-1]).max() > 1e-4 * span
+
+
+@pytest.mark.parametrize("sampling", ["bicubic", "direct"])
+def test_self_ensemble_of_two(tmp_path: Path, weights: Path, sampling: str) -> None:
+    """The default commutes with half a turn, after direct sampling with transposition: the other
+    way the lattice of the samples moves."""
+    cube = field((17, 19, 1))
+    options = ("--scale", 2, "--weights", weights, "--no-self-check", "--steps", 0)
+    how = (*options, "--sampling", sampling)
+
+    def moved(image: np.ndarray) -> np.ndarray:
+        return image[::-1, ::-1] if sampling == "bicubic" else image.swapaxes(0, 1)
+
+    for views, least, most in ((1, 1e-4, 1.0), (2, 0.0, 1e-5)):
+        plain = result_of(cube, tmp_path, *how, "--self-ensemble", views)
+        turned = result_of(moved(cube), tmp_path, *how, "--self-ensemble", views)
+        off = np.abs(turned - moved(plain)).max() / np.ptp(cube)
+        assert least <= off < most
+    np.testing.assert_array_equal(plain, result_of(cube, tmp_path, *how))
 
 
 def test_memory_does_not_grow_with_the_number_of_slices(tmp_path: Path, weights: Path) -> None:
@@ -655,7 +675,7 @@ def test_strided_networks_with_guides_through_the_stages(
                "--no-self-check")  # fmt: skip
     whole = result_of(cube, tmp_path, *options)
     tiled = result_of(cube, tmp_path, *options, "--tile", 32)
-    both = result_of(cube, tmp_path, *options, "--self-ensemble")
+    both = result_of(cube, tmp_path, *options, "--self-ensemble", 1)
     assert whole.shape == (3 * rows, 3 * cols, 2) and whole.dtype == np.dtype(dtype)
     linear = result_of(cube, tmp_path, "--scale", 3, "--sampling", sampling, "--method", "wiener")
     for k in range(2):

@@ -35,7 +35,7 @@ _FILE = click.Path(dir_okay=False)
               f"{' '.join(CUBE_DEGRADATIONS)}]")  # fmt: skip
 @click.option("--method", "methods", multiple=True, metavar="METHOD",
               help="Methods of upscale, with mzsr:N for N steps; mzsr-paper:N (Algorithm 2 alone: "
-              "no consistency, no self-check), mzsr+:N (self-ensemble), bicubic-paper "
+              "no consistency, no self-check, one view), mzsr+:N (eight views), bicubic-paper "
               "(pixel-centred whatever the sampling), tv (total variation), "
               "nyquist (no method: the truth without what the LR grid cannot carry); repeat for "
               "more. "

@@ -15,6 +15,7 @@ from mzsr_cli.cli.backbone import STRUCTURAL, given, lrfnet_options, new_network
 from mzsr_cli.cli.batch import Batch
 from mzsr_cli.errors import UsageError
 from mzsr_cli.settings import (
+    ENSEMBLES,
     Adapting,
     AdaptSettings,
     Backbone,
@@ -75,7 +76,10 @@ _ADAPT = AdaptSettings()
               help="1: the result explains the input; 0: as published.")  # fmt: skip
 @click.option("--self-check/--no-self-check", default=True,
               help="Let a classical method win where it does so on (son, LR).")  # fmt: skip
-@click.option("--self-ensemble", is_flag=True, help="Mean over eight turns; 8x the inference.")
+@click.option("--self-ensemble", type=click.Choice([str(n) for n in ENSEMBLES]),
+              default=str(AdaptSettings().self_ensemble),
+              help="Turned and mirrored views that the network's answer is the mean over; with "
+              "direct sampling two at most.")  # fmt: skip
 @click.option("--stage-max", type=click.FloatRange(1.1, 32), default=StageSettings().factor_max,
               help="Largest factor of one stage.")  # fmt: skip
 @click.option("--tile", type=click.IntRange(32), default=TileSettings().side,
@@ -198,7 +202,7 @@ def _settings(options: dict[str, Any]) -> UpscaleSettings:
         adapt=AdaptSettings(
             steps=options["steps"],
             mode=Adapting(options["adapt"]),
-            self_ensemble=options["self_ensemble"],
+            self_ensemble=int(options["self_ensemble"]),
             gradient_loss=options["gradient_loss"],
         ),
         zssr=ZssrSettings(gradient_loss=options["gradient_loss"]),

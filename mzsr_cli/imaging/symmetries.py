@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 SYMMETRIES = range(8)
 
 TRANSPOSITIONS = (0, 7)
 """Identity and transposition: the symmetries that leave samples 0, s, 2s, ... where they are."""
+
+
+HALF_TURNS = (0, 2)
+"""Identity and half a turn."""
+
+
+def ensemble(count: int, direct: bool, stride: int) -> Sequence[int]:
+    """The symmetries that a self-ensemble of ``count`` (1, 2 or 8) takes the mean over. After
+    ``direct`` sampling two keep the samples where they are, and a network of ``stride`` above 1,
+    which knows where they are, sees these alone."""
+    if count == 1:
+        return SYMMETRIES[:1]
+    if direct and (count == 2 or stride > 1):
+        return TRANSPOSITIONS
+    return HALF_TURNS if count == 2 else SYMMETRIES
 
 
 def turned(image: torch.Tensor, which: int) -> torch.Tensor:

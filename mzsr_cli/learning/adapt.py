@@ -10,6 +10,7 @@ import torch
 
 from mzsr_cli.imaging.hints import Hints
 from mzsr_cli.imaging.products import mean_square
+from mzsr_cli.imaging.symmetries import turned, turned_back
 from mzsr_cli.imaging.tiles import tiled_at
 from mzsr_cli.learning.inner import Pair, Parameters, gradient, pair_loss, residual, step
 from mzsr_cli.learning.networks import Network
@@ -99,21 +100,34 @@ def tiled_residual(
     tiles: TileSettings,
     precision: Precision,
     facts: torch.Tensor | None,
+    views: Sequence[int] = (0,),
 ) -> torch.Tensor:
     """The network's output for what is ``seen``, plane by plane over tiles with its halo:
-    (P, H, W), float32."""
+    (P, H, W), float32; the mean over the symmetries ``views`` (imaging.symmetries)."""
     count, height, width = seen.shape
-    side = tiles.side * network.stride
+    stride = network.stride
+
+    def viewed(image: torch.Tensor, shown: torch.Tensor | None, which: int) -> torch.Tensor:
+        hints = Hints(shown, facts).turned(which)
+        output = residual(network, parameters, turned(image, which), precision, hints)
+        return turned_back(output, which)[0, 0]
 
     def on_plane(index: int) -> torch.Tensor:
         plane = slice(index, index + 1)
 
         def on_tile(rows: slice, cols: slice) -> torch.Tensor:
-            shown = seen.guides(plane, rows, cols) if network.guides else None
-            image = seen.image(plane, rows, cols)[:, None]
-            return residual(network, parameters, image, precision, Hints(shown, facts))[0, 0]
+            # turned tiles begin at their ends: whole strides before the image's end
+            down = slice(rows.start, rows.stop + (height - rows.stop) % stride)
+            right = slice(cols.start, cols.stop + (width - cols.stop) % stride)
+            image = seen.image(plane, down, right)[:, None]
+            shown = seen.guides(plane, down, right) if network.guides else None
+            total, *others = (viewed(image, shown, which) for which in views)
+            for other in others:
+                total = total.add_(other)
+            mean = total.div_(len(views)) if len(views) > 1 else total
+            return mean[: rows.stop - rows.start, : cols.stop - cols.start]
 
-        return tiled_at(on_tile, height, width, side, network.reach)
+        return tiled_at(on_tile, height, width, tiles.side * stride, network.reach)
 
     if count == 1:
         return on_plane(0)[None]

@@ -10,9 +10,6 @@ import torch
 
 from mzsr_cli.imaging.products import Products
 from mzsr_cli.imaging.start import Carried
-from mzsr_cli.imaging.symmetries import turned
-
-ALL = slice(None)
 
 
 class Seen(Protocol):
@@ -101,10 +98,3 @@ class Changed:
     def guides(self, planes: slice, rows: slice, cols: slice) -> torch.Tensor | None:
         """See Seen.guides."""
         return self.seen.guides(planes, rows, cols)
-
-
-def seen_turned(seen: Seen, which: int) -> Whole:
-    """All of what is ``seen``, turned by symmetry ``which`` (imaging.symmetries)."""
-    shown = seen.guides(ALL, ALL, ALL)
-    image = turned(seen.image(ALL, ALL, ALL), which)
-    return Whole(image, turned(shown, which) if shown is not None else None)

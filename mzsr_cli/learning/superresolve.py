@@ -15,7 +15,7 @@ import torch
 from mzsr_cli.imaging import degrade, gate, hints, kernels, resize, start
 from mzsr_cli.imaging.products import Products
 from mzsr_cli.imaging.stages import stage_scales
-from mzsr_cli.imaging.symmetries import SYMMETRIES, TRANSPOSITIONS, turned_back
+from mzsr_cli.imaging.symmetries import ensemble
 from mzsr_cli.learning import networks, runtime
 from mzsr_cli.learning.adapt import (
     NETWORK,
@@ -31,7 +31,7 @@ from mzsr_cli.learning.adapt import (
 )
 from mzsr_cli.learning.inner import Pair, Parameters
 from mzsr_cli.learning.patches import Physics, detailed_window, rounded, son_pair
-from mzsr_cli.learning.seen import Changed, OnStage, Seen, Whole, seen_turned
+from mzsr_cli.learning.seen import Changed, OnStage, Seen, Whole
 from mzsr_cli.learning.weights import Weights
 from mzsr_cli.learning.zssr import Zssr
 from mzsr_cli.settings import (
@@ -474,27 +474,14 @@ class Solver:
     def _residual(
         self, parameters: Parameters, seen: Seen, facts: torch.Tensor | None
     ) -> torch.Tensor:
-        """The network's output (P, H, W), or its mean over the symmetries of the sampling."""
-        network, settings = self._network, self.settings
-        if not settings.adapt.self_ensemble:
-            return self._tiled(parameters, seen, facts)
-        phased = network.stride > 1 and settings.sampling is Sampling.DIRECT
-        ensemble: Sequence[int] = TRANSPOSITIONS if phased else SYMMETRIES
-        total = torch.zeros(seen.shape, device=self.device)
-        for which in ensemble:
-            told = hints.Hints(None, facts).turned(which)
-            output = self._tiled(parameters, seen_turned(seen, which), told.facts)
-            total += turned_back(output, which)
-        return total.div_(len(ensemble))
-
-    def _tiled(
-        self, parameters: Parameters, seen: Seen, facts: torch.Tensor | None
-    ) -> torch.Tensor:
-        """The network over tiles; where memory does not suffice, over smaller ones from then on."""
+        """The network's output (P, H, W), or its mean over symmetries that the sampling allows;
+        over smaller tiles from then on where memory does not suffice."""
+        direct, count = self.settings.sampling is Sampling.DIRECT, self.settings.adapt.self_ensemble
+        views = ensemble(count, direct, self._network.stride)
         while True:
             try:
                 return tiled_residual(
-                    self._network, parameters, seen, self.tiles, self.precision, facts
+                    self._network, parameters, seen, self.tiles, self.precision, facts, views
                 )
             except (RuntimeError, MemoryError) as error:
                 if not runtime.is_out_of_memory(error) or self.tiles.side < 2 * TILE_MIN:

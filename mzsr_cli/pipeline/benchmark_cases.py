@@ -10,6 +10,7 @@ from mzsr_cli.errors import UsageError
 from mzsr_cli.imaging.kernels import Kernel
 from mzsr_cli.pipeline.kernel_files import load_kernel
 from mzsr_cli.settings import (
+    ENSEMBLES,
     AdaptSettings,
     BenchmarkSettings,
     CheckSettings,
@@ -106,6 +107,10 @@ def contenders_of(names: Iterable[str]) -> list[Contender]:
     return list(dict.fromkeys(parse_contender(name) for name in names))
 
 
+_VIEWS: dict[Method | Extra, int] = {Extra.MZSR_ENSEMBLE: max(ENSEMBLES), Extra.MZSR_PAPER: 1}
+"""Self-ensembles of contenders that do not have the default's."""
+
+
 def upscale_settings(
     case: Case, contender: Contender, settings: BenchmarkSettings
 ) -> UpscaleSettings:
@@ -114,7 +119,7 @@ def upscale_settings(
     ``bicubic-paper`` is cubic on the pixel-centred grid whatever the sampling was (Soh et al.,
     2020, table 1), ``nyquist`` no method but the truth itself, without what lies beyond the Nyquist
     limit of the LR grid: what bounds linear interpolation. ``mzsr-paper`` is Algorithm 2 alone: no
-    consistency, no self-check. ``mzsr+`` has the self-ensemble.
+    consistency, no self-check, no self-ensemble. ``mzsr+`` has the whole self-ensemble.
     """
     method = contender.method
     told = UpscaleSettings(
@@ -130,8 +135,9 @@ def upscale_settings(
         seed=settings.seed,
     )
     if contender.steps is not None:
-        ensemble = method is Extra.MZSR_ENSEMBLE
-        adapting = AdaptSettings(steps=contender.steps, self_ensemble=ensemble)
+        adapting = AdaptSettings(steps=contender.steps)
+        if method in _VIEWS:
+            adapting = replace(adapting, self_ensemble=_VIEWS[method])
         told = replace(told, method=Method.MZSR, adapt=adapting)
     if method is Extra.BICUBIC_PAPER:
         return replace(told, kernel="none", sampling=Sampling.BICUBIC)

@@ -158,7 +158,7 @@ def _zssr_seconds(plan: Plan, image: Array, stages: list[Scale]) -> float:
     for _ in range(3):
         begin = time.perf_counter()
         loss, _ = gradient(network, parameters, pair, plan.precision, create_graph=False)
-        float(loss)  # waits for a GPU
+        float(loss.detach())  # waits for a GPU
         seconds.append(time.perf_counter() - begin)
     step = min(seconds)
     enlarging = step / 3 * 8 * _pixels(replace(plan, method=Method.MZSR), plan.lr_shape, stages)

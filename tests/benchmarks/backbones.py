@@ -130,10 +130,10 @@ def load_tests(arguments: list[str], slices: int) -> dict[str, list[Truth]]:
 
 def solver(weights: Weights | None, scale: float, low: tuple[int, int], precision: Precision,
            device: torch.device) -> Solver:  # fmt: skip
-    """One stage, no steps, no self-check; the starting image alone without ``weights``."""
+    """One stage and view, no steps, no self-check; the starting image alone without ``weights``."""
     settings = UpscaleSettings(
         scale=(scale, scale),
-        adapt=AdaptSettings(steps=0),
+        adapt=AdaptSettings(steps=0, self_ensemble=1),
         check=CheckSettings(enabled=False),
         stages=StageSettings(factor_max=scale),
     )
