@@ -136,6 +136,9 @@ def dilation_scheme(dilations: tuple[int, ...]) -> str:
 ENSEMBLES = (1, 2, 8)
 """Sizes of a self-ensemble (imaging.symmetries)."""
 
+IMAGE_ENSEMBLE = 2
+"""That of photographs: 0.04 to 0.06 dB on Set14 for 1.4 times the time."""
+
 RECURSIONS_MAX = 8
 """How often a network's blocks may be applied."""
 
@@ -437,8 +440,9 @@ class AdaptSettings:
     """Smallest side of a son that is worth adapting to and checking with."""
     worse: float = 1.5
     """A step after which the loss exceeds this many times the best is taken back, rates halved."""
-    self_ensemble: int = 2
-    """How many symmetries of the square the network's answer is the mean over (ENSEMBLES)."""
+    self_ensemble: int | None = None
+    """How many symmetries of the square the network's answer is the mean over (ENSEMBLES). None is
+    IMAGE_ENSEMBLE for photographs and one for cubes, which gain 0.04 dB by two."""
     gradient_loss: float = 0.0
     """Weight of the gradient maps' mean absolute difference in the loss of a step."""
 

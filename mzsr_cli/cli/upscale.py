@@ -16,6 +16,7 @@ from mzsr_cli.cli.batch import Batch
 from mzsr_cli.errors import UsageError
 from mzsr_cli.settings import (
     ENSEMBLES,
+    IMAGE_ENSEMBLE,
     Adapting,
     AdaptSettings,
     Backbone,
@@ -77,9 +78,8 @@ _ADAPT = AdaptSettings()
 @click.option("--self-check/--no-self-check", default=True,
               help="Let a classical method win where it does so on (son, LR).")  # fmt: skip
 @click.option("--self-ensemble", type=click.Choice([str(n) for n in ENSEMBLES]),
-              default=str(AdaptSettings().self_ensemble),
-              help="Turned and mirrored views that the network's answer is the mean over; with "
-              "direct sampling two at most.")  # fmt: skip
+              help="Turned and mirrored views that the network's answer is the mean over, two at "
+              f"most with direct sampling. [photographs: {IMAGE_ENSEMBLE}, cubes: 1]")  # fmt: skip
 @click.option("--stage-max", type=click.FloatRange(1.1, 32), default=StageSettings().factor_max,
               help="Largest factor of one stage.")  # fmt: skip
 @click.option("--tile", type=click.IntRange(32), default=TileSettings().side,
@@ -202,7 +202,7 @@ def _settings(options: dict[str, Any]) -> UpscaleSettings:
         adapt=AdaptSettings(
             steps=options["steps"],
             mode=Adapting(options["adapt"]),
-            self_ensemble=int(options["self_ensemble"]),
+            self_ensemble=int(options["self_ensemble"]) if options["self_ensemble"] else None,
             gradient_loss=options["gradient_loss"],
         ),
         zssr=ZssrSettings(gradient_loss=options["gradient_loss"]),

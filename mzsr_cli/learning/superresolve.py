@@ -476,8 +476,8 @@ class Solver:
     ) -> torch.Tensor:
         """The network's output (P, H, W), or its mean over symmetries that the sampling allows;
         over smaller tiles from then on where memory does not suffice."""
-        direct, count = self.settings.sampling is Sampling.DIRECT, self.settings.adapt.self_ensemble
-        views = ensemble(count, direct, self._network.stride)
+        direct = self.settings.sampling is Sampling.DIRECT
+        views = ensemble(self.settings.adapt.self_ensemble or 1, direct, self._network.stride)
         while True:
             try:
                 return tiled_residual(

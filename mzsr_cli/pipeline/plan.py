@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from mzsr_cli.learning.weights import Weights, load_weights, read_header
 from mzsr_cli.pipeline.kernel_files import load_kernel
 from mzsr_cli.pipeline.slices import parse_slices
 from mzsr_cli.settings import (
+    IMAGE_ENSEMBLE,
     SCALE_MAX,
     SCALE_MIN,
     DegradationMix,
@@ -140,6 +141,7 @@ def make_plan(info: CubeInfo, target: Path, settings: UpscaleSettings) -> Plan:
     precision = runtime.pick_precision(settings.precision, device)
     kernel = load_kernel(settings.kernel)
     is_image = info.format in ("png", "jpeg")
+    settings = _with_views(settings, is_image)
     method, weights, notes = choose_weights(settings, scale, is_image, device)
     plan = Plan(
         info.path, target, slices, lr_shape, shape, scale, out, method, weights, kernel,
@@ -147,6 +149,14 @@ def make_plan(info: CubeInfo, target: Path, settings: UpscaleSettings) -> Plan:
     )  # fmt: skip
     check_memory(plan)
     return plan
+
+
+def _with_views(settings: UpscaleSettings, is_image: bool) -> UpscaleSettings:
+    """With the self-ensemble that is usual for images, or for cubes, where none was asked for."""
+    if settings.adapt.self_ensemble is not None:
+        return settings
+    views = IMAGE_ENSEMBLE if is_image else 1
+    return replace(settings, adapt=replace(settings.adapt, self_ensemble=views))
 
 
 def rounding_of(info: CubeInfo) -> float:
