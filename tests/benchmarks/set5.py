@@ -1,6 +1,7 @@
 """Image benchmark: PSNR/SSIM on Y, x2, five degradations, by mzsr and the classical methods.
 
 python tests/benchmarks/set5.py [--folder Set5/x2] [--steps 0,1,10] [--methods spline,wiener]
+                                [--self-ensemble 1]
 
 LR images are made by ``mzsr degrade`` (8-bit RGB); ``g2.0d published`` are the LR files of the
 MZSR authors with their kernel.mat. Borders of 2 pixels are left out.
@@ -41,11 +42,13 @@ def main() -> None:
     parser.add_argument("--steps", default="0,1,10")
     parser.add_argument("--methods", default="bicubic,spline,back-projection,wiener")
     parser.add_argument("--weights", default=None)
+    parser.add_argument("--self-ensemble", default=None, help="1, 2 or 8")
     options = parser.parse_args()
     data = data_folder()
     truths = sorted((data / options.folder).glob("*.png"))
     methods = [(m, ["--method", m]) for m in options.methods.split(",") if m]
     extra = ["--weights", options.weights] if options.weights else []
+    extra += ["--self-ensemble", options.self_ensemble] if options.self_ensemble else []
     methods += [(f"mzsr:{n}", ["--steps", n, *extra]) for n in options.steps.split(",") if n]
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
