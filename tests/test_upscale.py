@@ -687,7 +687,7 @@ def test_strided_networks_with_guides_through_the_stages(
                "--no-self-check")  # fmt: skip
     whole = result_of(cube, tmp_path, *options)
     tiled = result_of(cube, tmp_path, *options, "--tile", 32)
-    both = result_of(cube, tmp_path, *options, "--self-ensemble", 1)
+    both = result_of(cube, tmp_path, *options, "--self-ensemble", 8)
     assert whole.shape == (3 * rows, 3 * cols, 2) and whole.dtype == np.dtype(dtype)
     linear = result_of(cube, tmp_path, "--scale", 3, "--sampling", sampling, "--method", "wiener")
     for k in range(2):
