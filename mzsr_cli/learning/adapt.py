@@ -129,9 +129,15 @@ def tiled_residual(
 
         return tiled_at(on_tile, height, width, tiles.side * stride, network.reach)
 
+    first = on_plane(0)
     if count == 1:
-        return on_plane(0)[None]
-    return torch.stack([on_plane(index) for index in range(count)])
+        return first[None]
+    planes = first.new_empty(seen.shape)
+    planes[0] = first
+    del first
+    for index in range(1, count):
+        planes[index] = on_plane(index)
+    return planes
 
 
 @dataclass(frozen=True)
