@@ -58,8 +58,8 @@ class RankError(ResourceError):
     """Another process of a training under torchrun has stopped or is out of reach (exit 4)."""
 
 
-class DivergedError(MzsrError, ArithmeticError):
-    """A training has left the finite numbers (exit 1)."""
+class DivergedError(UsageError, ArithmeticError):
+    """The step sizes asked for lead a training out of the finite numbers (exit 2)."""
 
 
 class ResumeError(MzsrError, RuntimeError):

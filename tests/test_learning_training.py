@@ -459,8 +459,9 @@ def test_updates_that_are_not_finite_are_refused(tmp_path: Path) -> None:
             leaf.grad = torch.full_like(leaf, math.nan)
         return {}
 
-    with pytest.raises(DivergedError, match="update 1 has a gradient that is not finite"):
+    with pytest.raises(DivergedError, match="update 1 has a gradient that is not finite") as caught:
         trainer.update(endless)
+    assert caught.value.exit_code == 2
     assert all(torch.equal(leaf, before[name]) for name, leaf in trainer.leaves.items())
 
 
