@@ -341,3 +341,18 @@ def test_back_projection_lowers_the_misfit_and_the_error(rng: np.random.Generato
     assert float((op.apply(better) - y).norm()) < 0.05 * float((op.apply(start) - y).norm())
     assert float((better - truth).norm()) < 0.7 * float((start - truth).norm())
     torch.testing.assert_close(degrade.back_projection(op, y, start, 0), start)
+
+
+@pytest.mark.parametrize("sampling", list(Sampling))
+@pytest.mark.parametrize(("scale", "shape"), [(2.0, (49, 61)), (2.5, (64, 50))])
+@pytest.mark.parametrize("turn", [0.6, -0.5, 1.0])
+def test_largest_eigenvalue_is_an_upper_bound(
+    sampling: Sampling, scale: float, shape: tuple[int, int], turn: float
+) -> None:
+    """Also where symmetric borders gather a turned kernel's weight in a corner."""
+    kernel = kernels.gaussian(4.0, 1.0, turn)
+    operator = degrade.degradation(kernel, sampling, (scale, scale), shape, dtype=torch.float64)
+    count = operator.lr_shape[0] * operator.lr_shape[1]
+    units = torch.eye(count, dtype=torch.float64).reshape(count, *operator.lr_shape)
+    top = float(torch.linalg.eigvalsh(operator.normal(units).reshape(count, count))[-1])
+    assert top <= degrade.largest_eigenvalue(operator) <= 1.3 * top
