@@ -16,7 +16,7 @@ from mzsr_cli.learning.adapt import NETWORK, START, adapt, kept_share, tiled_res
 from mzsr_cli.learning.inner import Pair, pair_loss
 from mzsr_cli.learning.patches import detailed_window
 from mzsr_cli.learning.seen import Whole
-from mzsr_cli.learning.superresolve import Solver
+from mzsr_cli.learning.superresolve import Sample, Solver
 from mzsr_cli.settings import (
     AdaptSettings,
     CheckSettings,
@@ -388,7 +388,7 @@ def mzsr(
         ),
         FP32, torch.device("cpu"),
     )  # fmt: skip
-    return made.solve(torch.as_tensor(cube).float(), 0, 0.0)
+    return made.solve(Sample(torch.as_tensor(cube).float(), 0.0), 0)
 
 
 def test_slices_too_small_for_a_son_still_come_out(rng: np.random.Generator) -> None:

@@ -13,7 +13,7 @@ from scipy import ndimage
 from mzsr_cli.imaging import degrade, kernels, metrics, start
 from mzsr_cli.imaging.degrade import Consistency, Degradation
 from mzsr_cli.imaging.normalize import Range
-from mzsr_cli.learning.superresolve import Solver
+from mzsr_cli.learning.superresolve import Sample, Solver
 from mzsr_cli.learning.weights import load_weights
 from mzsr_cli.settings import (
     AdaptSettings,
@@ -132,7 +132,7 @@ def test_network_is_silent_where_nothing_is_left(rng: np.random.Generator, tmp_p
         op.lr_shape, op.scale, SHAPE, kernels.delta(), Method.MZSR, weights, settings,
         Precision.FP32, torch.device("cpu"),
     )  # fmt: skip
-    image, report = solver.solve(y, 0, 0.0, 0.0)
+    image, report = solver.solve(Sample(y, 0.0, 0.0), 0)
     assert report.method == "mzsr"
     assert report.trust == 0
     assert not report.losses

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 
 from mzsr_cli.imaging import degrade, kernels
+from mzsr_cli.imaging.bounds import Bounds
 from mzsr_cli.imaging.degrade import Consistency
 from mzsr_cli.imaging.hints import Hints
 from mzsr_cli.learning import inner, meta, networks
@@ -23,6 +24,7 @@ from mzsr_cli.settings import (
     ConsistencySettings,
     Loss,
     MetaSettings,
+    Method,
     NetworkSettings,
     Precision,
     Sampling,
@@ -240,6 +242,37 @@ def test_passes_alternate_network_and_consistency(device: torch.device) -> None:
     torch.testing.assert_close(found, second)
     torch.testing.assert_close(half, (start + second) / 2)
     assert float((second - first).abs().max()) > 1e-4
+
+
+def test_predictions_keep_within_bounds(device: torch.device) -> None:
+    """As far as samples allow; values at a bound pass no gradient, others all of it."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(1, 1, 36, 42, generator=generator).sub_(0.4).clamp_(min=0).to(device)
+    operator = degrade.degradation(kernels.delta(), Sampling.BICUBIC, (2.0, 2.0), (36, 42), device)
+    consistency = Consistency(operator, ConsistencySettings())
+    low = operator.apply(truth[:, 0])
+    start = consistency.restore(low, operator.interpolate(low, Method.SPLINE, 1e-6))[:, None]
+    free = Pair(start, truth, consistency, 1.0)
+    network = networks.build(TINY, 0).to(device)
+    parameters = dict(network.named_parameters())
+    plain = inner.pair_prediction(network, parameters, free, FP32).image.detach()
+    assert float(plain.min()) < -0.05
+
+    kept = inner.pair_prediction(
+        network, parameters, replace(free, bounds=Bounds(0.0)), FP32
+    ).image.detach()
+    assert float(kept.min()) == 0
+    assert float((kept - truth).square().mean()) < float((plain - truth).square().mean())
+    misfit = [(operator.apply(x[:, 0]) - low).square().mean() for x in (kept, plain.clamp(min=0))]
+    assert float(misfit[0]) < 0.3 * float(misfit[1])
+
+    leaf = plain.clone().requires_grad_()
+    within = inner._within(leaf, replace(free, bounds=Bounds(0.0)))
+    (passed,) = torch.autograd.grad(within.sum(), leaf)
+    assert torch.equal(passed, (within > 0).float())
+    loose = replace(free, bounds=Bounds(-9.0, 9.0))
+    unmoved = inner.pair_prediction(network, parameters, loose, FP32).image
+    assert torch.equal(unmoved, plain)
 
 
 def test_bf16_residual_is_close_and_float32(device: torch.device) -> None:

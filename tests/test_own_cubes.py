@@ -14,6 +14,7 @@ from scipy import io, ndimage
 
 from mzsr_cli.cli.main import exit_code
 from mzsr_cli.errors import InputError, OutputError, UsageError
+from mzsr_cli.imaging.bounds import UNBOUNDED, Bounds
 from mzsr_cli.learning import networks
 from mzsr_cli.learning.patches import Source, check_patch
 from mzsr_cli.learning.weights import load_weights, save_weights
@@ -137,6 +138,15 @@ def test_variable_and_slice_axis(tmp_path: Path, axis: int) -> None:
     io.savemat(tmp_path / "c.mat", {"H": stored, "other": np.zeros((7, 8, 9))})
     (source,) = load_sources([str(tmp_path / "c.mat")], DataSettings("H", axis))
     assert [s.shape for s in source.slices] == [(1, 18, 23)] * 4
+
+
+def test_plateaus_of_slices_are_noted(tmp_path: Path) -> None:
+    cube = waves(shape=(H, W, 3), scale=False)
+    cube[..., 1] = np.maximum(cube[..., 1], 0.02) - 120
+    (source,) = load_sources([str(save(tmp_path / "c.npy", cube))])
+    assert [source.bound(k) for k in range(3)] == [UNBOUNDED, Bounds(0.0), UNBOUNDED]
+    (train,), (held,), _ = split([source], "1:2")
+    assert held.bounds == [Bounds(0.0)] and train.bounds == [UNBOUNDED] * 2
 
 
 # -- patches ----------------------------------------------------------------------------------

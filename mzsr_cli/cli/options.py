@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import click
 
-from mzsr_cli.settings import Precision, Sampling, UpscaleSettings
+from mzsr_cli.settings import BoundsSettings, Precision, Sampling, UpscaleSettings
 
 _DEFAULTS = UpscaleSettings()
 
@@ -60,6 +61,32 @@ class Scale(click.ParamType):
         if not 1 <= len(factors) <= 2 or not all(0 < f < float("inf") for f in factors):
             self.fail(f"{value!r} is no scale. Type 4, or 4x1.5 for rows x columns.", param, ctx)
         return factors[0], factors[-1]
+
+
+class Bounds(click.ParamType):
+    """``auto``, ``none``, or LOW:HIGH of which one may be left out (in TOML also a pair)."""
+
+    name = "bounds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> BoundsSettings:
+        """The settings of bounds."""
+        if isinstance(value, BoundsSettings):
+            return value
+        if value in ("auto", "none"):
+            return BoundsSettings(search=value == "auto")
+        parts = value if isinstance(value, (list, tuple)) else str(value).split(":")
+        try:
+            low, high = (None if str(part).strip() == "" else float(part) for part in parts)
+        except (TypeError, ValueError):
+            low = high = None
+        finite = all(b is None or math.isfinite(b) for b in (low, high))
+        if (low is None and high is None) or not finite:
+            self.fail(f"{value!r} are no bounds. Type auto, none, 0: or -120:30.", param, ctx)
+        if low is not None and high is not None and low >= high:
+            self.fail(f"{value!r}: the first must be less than the second.", param, ctx)
+        return BoundsSettings(low=low, high=high)
 
 
 kernel_option = click.option(

@@ -16,7 +16,6 @@ from mzsr_cli.cli.batch import Batch
 from mzsr_cli.errors import UsageError
 from mzsr_cli.settings import (
     ENSEMBLES,
-    IMAGE_ENSEMBLE,
     Adapting,
     AdaptSettings,
     Backbone,
@@ -75,11 +74,15 @@ _ADAPT = AdaptSettings()
 @click.option("--out-dtype", metavar="DTYPE", help="[the input's]")
 @click.option("--consistency", type=click.Choice(["0", "1"]), default="1",
               help="1: the result explains the input; 0: as published.")  # fmt: skip
+@click.option("--bounds", type=opt.Bounds(), metavar="auto|none|LOW:HIGH", default="auto",
+              help="Values that the result keeps within: plateaus at a slice's lowest or highest "
+              "value, or those that are known (0: is nothing below 0).")  # fmt: skip
 @click.option("--self-check/--no-self-check", default=True,
               help="Let a classical method win where it does so on (son, LR).")  # fmt: skip
 @click.option("--self-ensemble", type=click.Choice([str(n) for n in ENSEMBLES]),
+              default=str(_ADAPT.self_ensemble),
               help="Turned and mirrored views that the network's answer is the mean over, two at "
-              f"most with direct sampling. [photographs: {IMAGE_ENSEMBLE}, cubes: 1]")  # fmt: skip
+              "most with direct sampling.")  # fmt: skip
 @click.option("--stage-max", type=click.FloatRange(1.1, 32), default=StageSettings().factor_max,
               help="Largest factor of one stage.")  # fmt: skip
 @click.option("--tile", type=click.IntRange(32), default=TileSettings().side,
@@ -202,12 +205,13 @@ def _settings(options: dict[str, Any]) -> UpscaleSettings:
         adapt=AdaptSettings(
             steps=options["steps"],
             mode=Adapting(options["adapt"]),
-            self_ensemble=int(options["self_ensemble"]) if options["self_ensemble"] else None,
+            self_ensemble=int(options["self_ensemble"]),
             gradient_loss=options["gradient_loss"],
         ),
         zssr=ZssrSettings(gradient_loss=options["gradient_loss"]),
         check=CheckSettings(enabled=options["self_check"]),
         consistency=ConsistencySettings(enabled=options["consistency"] == "1"),
+        bounds=options["bounds"],
         tiles=TileSettings(side=options["tile"]),
         stages=StageSettings(factor_max=options["stage_max"]),
     )

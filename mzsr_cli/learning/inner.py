@@ -9,12 +9,13 @@ from typing import NamedTuple
 import torch
 from torch.func import functional_call
 
+from mzsr_cli.imaging.bounds import UNBOUNDED, Bounds, keep_
 from mzsr_cli.imaging.degrade import Consistency
 from mzsr_cli.imaging.gradient import gradient_distance, gradient_map
 from mzsr_cli.imaging.hints import Hints
 from mzsr_cli.learning.networks import Answer, Network
 from mzsr_cli.learning.runtime import convolution_precision
-from mzsr_cli.settings import Precision
+from mzsr_cli.settings import BoundsSettings, Precision
 
 Parameters = dict[str, torch.Tensor]
 
@@ -25,7 +26,8 @@ class Pair:
 
     ``trust`` in [0, 1] scales the network's residual (imaging.gate); ``consistency`` keeps of
     the residual only what the LR image does not determine (None: all of it, Algorithm 2 as
-    published). ``hints`` is what the network is told beside the start.
+    published). ``hints`` is what the network is told beside the start. Predictions are kept within
+    ``bounds``.
     """
 
     start: torch.Tensor
@@ -33,6 +35,7 @@ class Pair:
     consistency: Consistency | None
     trust: float
     hints: Hints = field(default_factory=Hints)
+    bounds: Bounds = UNBOUNDED
 
 
 class Prediction(NamedTuple):
@@ -94,10 +97,28 @@ def predict(
 def pair_prediction(
     network: Network, parameters: Mapping[str, torch.Tensor], pair: Pair, precision: Precision
 ) -> Prediction:
-    """The prediction for a pair's start."""
-    return predict(
+    """The prediction for a pair's start, within the pair's bounds."""
+    image, said = predict(
         network, parameters, pair.start, pair.consistency, pair.trust, precision, pair.hints
     )
+    return Prediction(_within(image, pair), said)
+
+
+KEEPING = BoundsSettings(rounds=8)
+"""In training; the rest is little more, and takes as long."""
+
+
+def _within(image: torch.Tensor, pair: Pair) -> torch.Tensor:
+    """``image`` (P, 1, H, W) within the pair's bounds as at test time. Of the derivative, a
+    projection on what neither samples nor bounds hold, the second part is taken: values at a
+    bound do not move (the first holds for residuals anyway)."""
+    if not pair.bounds or pair.consistency is None:
+        return image
+    kept = image.detach().clone()
+    with torch.no_grad():
+        low = pair.consistency.operator.apply(pair.truth[:, 0])
+        keep_(pair.consistency, low, kept[:, 0], pair.bounds, KEEPING)
+    return kept + (image - image.detach()) * pair.bounds.inside(kept)
 
 
 def pair_error(

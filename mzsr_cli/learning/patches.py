@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil, floor
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mzsr_cli.errors import InputError
 from mzsr_cli.imaging import degrade, gate, hints, kernels, start
+from mzsr_cli.imaging.bounds import UNBOUNDED, Bounds
 from mzsr_cli.learning.inner import Pair
 from mzsr_cli.settings import (
     LR_PATCH_MIN,
@@ -33,14 +34,16 @@ class Source:
     """One folder of images or one cube: HR slices (P, H, W), float32 in [0, 1].
 
     ``rounded`` says that the values are 8-bit levels, so that LR ones are rounded too; ``zeros``
-    is, for each slice of magnitudes, what 0 has become (None for other data). ``numbers`` are the
-    slices' places in the cube, which has ``count``: some may be unusable.
+    is, for each slice of magnitudes, what 0 has become (None for other data), ``bounds`` between
+    what each slice lies. ``numbers`` are the slices' places in the cube, which has ``count``: some
+    may be unusable.
     """
 
     name: str
     slices: list[Planes]
     rounded: bool
     zeros: list[float | None] = field(default_factory=list)
+    bounds: list[Bounds] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     count: int = 0
 
@@ -52,6 +55,10 @@ class Source:
     def zero(self, index: int) -> float | None:
         """What 0 has become in slice ``index``."""
         return self.zeros[index] if self.zeros else None
+
+    def bound(self, index: int) -> Bounds:
+        """Between what slice ``index`` lies."""
+        return self.bounds[index] if self.bounds else UNBOUNDED
 
 
 @dataclass(frozen=True)
@@ -167,7 +174,9 @@ class TaskMaker:
         def known(side: tuple[int, int]) -> degrade.Consistency:
             return self._known((scale, number), sampling, side, noise)
 
-        return self._made(source.name, crop, known, zero, support)
+        kept = rng.random() < self.settings.bounded_fraction
+        bounds = source.bound(which) if kept else UNBOUNDED
+        return self._made(source.name, crop, known, zero, support, bounds)
 
     def _degradation(self, rng: np.random.Generator) -> tuple[int, Sampling]:
         """A kernel's number in the pool (-1: no blur) and a sampling."""
@@ -188,6 +197,7 @@ class TaskMaker:
         noise: float,
         zero: float | None,
         support: bool,
+        bounds: Bounds = UNBOUNDED,
     ) -> Task:
         """The task of one HR crop (P, H, W) with a kernel of one's own."""
 
@@ -195,7 +205,7 @@ class TaskMaker:
             operator = degrade.degradation(kernel, sampling, (scale, scale), side)
             return degrade.Consistency(operator, self.physics.consistency, noise)
 
-        return self._made(name, crop, known, zero, support)
+        return self._made(name, crop, known, zero, support, bounds)
 
     def _made(
         self,
@@ -204,12 +214,16 @@ class TaskMaker:
         known: Callable[[tuple[int, int]], degrade.Consistency],
         zero: float | None,
         support: bool,
+        bounds: Bounds,
     ) -> Task:
-        """The task of an HR crop (P, H, W); ``known`` gives the projection for HR sides."""
+        """The task of an HR crop (P, H, W); ``known`` gives the projection for HR sides. Only the
+        query keeps within bounds (LR samples ring beyond them), where samples are means."""
         high = torch.from_numpy(np.ascontiguousarray(crop))
         consistency = known((high.shape[-2], high.shape[-1]))
         low = rounded(consistency.operator.apply(high), consistency.noise)
         query = pair_from(high, low, consistency, zero, self.physics)
+        if consistency.operator.mixes:
+            query = replace(query, bounds=bounds)
         own = None
         if support:
             own = son_pair(low, known((low.shape[-2], low.shape[-1])), zero, self.physics)

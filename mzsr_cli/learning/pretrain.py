@@ -120,4 +120,4 @@ def moved(pair: Pair, device: torch.device) -> Pair:
         return pair
     consistency = pair.consistency.to(device) if pair.consistency is not None else None
     tensors = pair.start.to(device), pair.truth.to(device)
-    return Pair(*tensors, consistency, pair.trust, pair.hints.to(device))
+    return Pair(*tensors, consistency, pair.trust, pair.hints.to(device), pair.bounds)

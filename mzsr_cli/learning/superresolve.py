@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mzsr_cli.imaging import degrade, gate, hints, kernels, resize, start
+from mzsr_cli.imaging.bounds import UNBOUNDED, Bounds, keep_
 from mzsr_cli.imaging.products import Products
 from mzsr_cli.imaging.stages import stage_scales
 from mzsr_cli.imaging.symmetries import ensemble
@@ -87,11 +88,12 @@ class Stage:
 @dataclass(frozen=True)
 class Sample:
     """LR planes (P, h, w) in [0, 1], the standard deviation of their rounding in the same units,
-    and what 0 has become where they are magnitudes."""
+    what 0 has become where they are magnitudes, and between what the fine slice lies."""
 
     planes: torch.Tensor
     noise: float
     zero: float | None = None
+    bounds: Bounds = UNBOUNDED
 
 
 @dataclass
@@ -105,6 +107,8 @@ class SliceReport:
     trust: float = 1.0
     tile: int | None = None
     """Side of the tiles where memory did not suffice for those asked for."""
+    bounds: Bounds = UNBOUNDED
+    """Between what the result was kept, in units of the planes, then in the cube's own."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -113,6 +117,8 @@ class SliceReport:
             report |= {"steps": self.steps, "loss": [self.losses[0], min(self.losses)]}
         if self.losses or self.check is not None:
             report["trust"] = round(self.trust, 4)
+        if self.bounds:
+            report["bounds"] = [self.bounds.low, self.bounds.high]
         if self.tile is not None:
             report["tile"] = self.tile
         if self.check is not None:
@@ -230,17 +236,13 @@ class Solver:
 
     # -- one slice --------------------------------------------------------------------------
 
-    def solve(
-        self, planes: torch.Tensor, index: int, noise: float, zero: float | None = None
-    ) -> tuple[torch.Tensor, SliceReport]:
-        """LR planes (P, h, w) in [0, 1] to HR (P, H, W). ``noise`` is the standard deviation of
-        the samples' rounding in the same units; ``index`` the slice's number (for the seed);
-        ``zero`` what 0 has become where the planes are magnitudes."""
-        planes = planes.to(self.device)
+    def solve(self, sample: Sample, index: int) -> tuple[torch.Tensor, SliceReport]:
+        """A sample's planes to HR (P, H, W); ``index`` is the slice's number (for the seed)."""
+        planes, noise, zero = sample.planes.to(self.device), sample.noise, sample.zero
         if self.method is Method.ZSSR:
             return self._zssr(planes, index, noise)
         if self.method is Method.MZSR:
-            return self._mzsr(planes, noise, zero)
+            return self._mzsr(replace(sample, planes=planes))
         last = self.stages(noise)[-1]
         image = classical(self.method, last.operator, planes, last.consistency, self.settings, zero)
         return image, SliceReport(str(self.method))
@@ -275,12 +277,24 @@ class Solver:
             fathers.append(image)
         return image, SliceReport("zssr", steps=zssr.iterations)
 
-    def _mzsr(
-        self, planes: torch.Tensor, noise: float, zero: float | None
-    ) -> tuple[torch.Tensor, SliceReport]:
-        """Algorithm 2 through the stages."""
+    def _mzsr(self, sample: Sample) -> tuple[torch.Tensor, SliceReport]:
+        """Algorithm 2 through the stages, within the sample's bounds."""
+        image, report = self._unbounded(sample)
+        if self._keep_(self.stages(sample.noise)[-1], sample, image):
+            report.bounds = sample.bounds
+        return image, report
+
+    def _keep_(self, stage: Stage, sample: Sample, image: torch.Tensor) -> bool:
+        """Keep a stage's ``image`` (P, H, W) within the sample's bounds, in place, where it can
+        be."""
+        how = self.settings.bounds
+        return keep_(stage.consistency, sample.planes, image, sample.bounds, how)
+
+    def _unbounded(self, sample: Sample) -> tuple[torch.Tensor, SliceReport]:
+        """Algorithm 2 through the stages, of which the last is not kept within bounds."""
         if self.weights is None:
             raise ValueError("the method mzsr needs weights")
+        planes, noise, zero = sample.planes, sample.noise, sample.zero
         stages = self.stages(noise)
         report = SliceReport("mzsr")
         # 1. The linear answer on the last grid; done where it leaves nothing to learn.
@@ -295,7 +309,7 @@ class Solver:
             return image, report
         # 5. Super-resolve, gradually where the slice resembles its son.
         stages = self.stages(noise, gradual=report.check is None or report.check.gradual)
-        added = self._added(parameters, planes, zero, stages, final, report)
+        added = self._added(parameters, sample, stages, final, report)
         if self.tiles != self.settings.tiles:
             report.tile = self.tiles.side
         return added.add_(final.image), report
@@ -341,15 +355,15 @@ class Solver:
     def _added(
         self,
         parameters: Parameters,
-        planes: torch.Tensor,
-        zero: float | None,
+        sample: Sample,
         stages: list[Stage],
         final: start.Start,
         report: SliceReport,
     ) -> torch.Tensor:
         """What the network adds (P, H, W) to ``final``, the linear answer on the last grid: linear
-        answer, network, consistency, stage by stage. Notes the trust."""
-        check = report.check
+        answer, network, consistency, bounds, stage by stage (no bounds on the last). Notes the
+        trust."""
+        planes, zero, check = sample.planes, sample.zero, report.check
         share = check.share if check is not None else 1.0
         before: torch.Tensor | None = None
         for stage in stages:
@@ -370,6 +384,10 @@ class Solver:
                 )
                 added, share = added.mul_(kept), share * kept
             report.trust = share * trust
+            if sample.bounds and stage is not stages[-1]:
+                added += linear.image
+                self._keep_(stage, sample, added)
+                added -= linear.image
             before = added
         return added
 
@@ -477,7 +495,7 @@ class Solver:
         """The network's output (P, H, W), or its mean over symmetries that the sampling allows;
         over smaller tiles from then on where memory does not suffice."""
         direct = self.settings.sampling is Sampling.DIRECT
-        views = ensemble(self.settings.adapt.self_ensemble or 1, direct, self._network.stride)
+        views = ensemble(self.settings.adapt.self_ensemble, direct, self._network.stride)
         while True:
             try:
                 return tiled_residual(

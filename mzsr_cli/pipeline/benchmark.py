@@ -30,7 +30,7 @@ from mzsr_cli.imaging import resize, tv
 from mzsr_cli.imaging.degrade import Degradation, degradation
 from mzsr_cli.imaging.normalize import cast, planes_of, slice_of
 from mzsr_cli.learning import runtime
-from mzsr_cli.learning.superresolve import SliceReport
+from mzsr_cli.learning.superresolve import Sample, SliceReport
 from mzsr_cli.pipeline.benchmark_cases import (
     Case,
     Contender,
@@ -405,9 +405,7 @@ class TvSolver:
             plan.device,
         )  # fmt: skip
 
-    def solve(
-        self, planes: torch.Tensor, index: int, noise: float, zero: float | None = None
-    ) -> tuple[torch.Tensor, SliceReport]:
+    def solve(self, sample: Sample, index: int) -> tuple[torch.Tensor, SliceReport]:
         """LR planes (P, h, w) in [0, 1] to HR (P, H, W)."""
-        image = tv.total_variation(self.operator, planes.to(self.plan.device), self.settings)
+        image = tv.total_variation(self.operator, sample.planes.to(self.plan.device), self.settings)
         return image, SliceReport(str(Extra.TV), steps=self.settings.iterations)

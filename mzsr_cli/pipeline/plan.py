@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from mzsr_cli.errors import (
     WeightsError,
 )
 from mzsr_cli.imaging import resize
+from mzsr_cli.imaging.bounds import UNBOUNDED, Bounds, Grain
 from mzsr_cli.imaging.degrade import kernel_rank
 from mzsr_cli.imaging.kernels import Kernel
 from mzsr_cli.learning import catalog, runtime
@@ -30,9 +31,9 @@ from mzsr_cli.learning.weights import Weights, load_weights, read_header
 from mzsr_cli.pipeline.kernel_files import load_kernel
 from mzsr_cli.pipeline.slices import parse_slices
 from mzsr_cli.settings import (
-    IMAGE_ENSEMBLE,
     SCALE_MAX,
     SCALE_MIN,
+    BoundsSettings,
     DegradationMix,
     Method,
     Precision,
@@ -43,6 +44,42 @@ from mzsr_cli.settings import (
 
 LUMA_ROUNDING = (65.481**2 + 128.553**2 + 24.966**2) ** 0.5 / 255
 """Rounding of BT.601 luma in units of the rounding of the R, G and B it is made of."""
+
+
+LUMA = (16.0, 235.0)
+"""Ends of BT.601 luma of 8-bit RGB."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How the input's samples are stored; ``image`` says that it is a photograph, of which the
+    luma is looked at where it has colours (then floating point)."""
+
+    dtype: np.dtype[Any]
+    image: bool
+
+    @property
+    def rounding(self) -> float:
+        """Standard deviation of the samples' rounding in their own units: whole numbers for
+        integers, luma of rounded RGB for colour images, none for floating point."""
+        if self.dtype.kind in "iu":
+            return ROUNDING
+        return ROUNDING * LUMA_ROUNDING if self.image else 0.0
+
+    @property
+    def limits(self) -> Bounds:
+        """Between what the samples can be."""
+        if self.dtype.kind in "iu":
+            info = np.iinfo(self.dtype)
+            return Bounds(float(info.min), float(info.max))
+        return Bounds(*LUMA) if self.image else UNBOUNDED
+
+    def grain(self, largest: float, span: float) -> Grain:
+        """How finely samples of a slice are stored whose ``largest`` magnitude is that, in units
+        of its ``span``."""
+        if self.dtype.kind in "iu":
+            return Grain(level=1 / span)
+        return Grain(error=float(np.finfo(self.dtype).eps) * largest / span)
 
 
 @dataclass(frozen=True)
@@ -61,8 +98,7 @@ class Plan:
     kernel: Kernel
     device: torch.device
     precision: Precision
-    rounding: float
-    magnitudes: bool
+    stored: Stored
     settings: UpscaleSettings
     notes: tuple[str, ...]
 
@@ -79,6 +115,16 @@ class Plan:
             self.precision,
             self.device,
         )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether LR samples are means of several HR ones."""
+        return self.settings.sampling is Sampling.BICUBIC or self.kernel.size > 1
+
+    @property
+    def rings(self) -> bool:
+        """Whether the degradation has negative weights, so that edges ring."""
+        return self.settings.sampling is Sampling.BICUBIC or bool(self.kernel.min() < 0)
 
     @property
     def planes(self) -> int:
@@ -136,35 +182,27 @@ def make_plan(info: CubeInfo, target: Path, settings: UpscaleSettings) -> Plan:
     scale, hr_shape = output_grid(lr_shape, settings)
     shape = (*hr_shape, len(slices))
     dtype = _output_dtype(info.dtype, settings)
+    _check_bounds(info, settings.bounds)
     out = output_format(target, shape, dtype, info)
     device = runtime.pick_device(settings.device)
     precision = runtime.pick_precision(settings.precision, device)
     kernel = load_kernel(settings.kernel)
     is_image = info.format in ("png", "jpeg")
-    settings = _with_views(settings, is_image)
     method, weights, notes = choose_weights(settings, scale, is_image, device)
     plan = Plan(
         info.path, target, slices, lr_shape, shape, scale, out, method, weights, kernel,
-        device, precision, rounding_of(info), not is_image, settings, tuple(notes),
+        device, precision, Stored(info.dtype, is_image), settings, tuple(notes),
     )  # fmt: skip
     check_memory(plan)
     return plan
 
 
-def _with_views(settings: UpscaleSettings, is_image: bool) -> UpscaleSettings:
-    """With the self-ensemble that is usual for images, or for cubes, where none was asked for."""
-    if settings.adapt.self_ensemble is not None:
-        return settings
-    views = IMAGE_ENSEMBLE if is_image else 1
-    return replace(settings, adapt=replace(settings.adapt, self_ensemble=views))
-
-
-def rounding_of(info: CubeInfo) -> float:
-    """Standard deviation of the samples' rounding in their own units: whole numbers for integer
-    cubes, luma of rounded RGB for colour images, none for floating point."""
-    if info.dtype.kind in "iu":
-        return ROUNDING
-    return ROUNDING * LUMA_ROUNDING if info.format in ("png", "jpeg") else 0.0
+def _check_bounds(info: CubeInfo, bounds: BoundsSettings) -> None:
+    """Raises UsageError for bounds of complex samples."""
+    if info.dtype.kind == "c" and bounds.given:
+        raise UsageError(
+            f"--bounds: {info.path} is complex, and bounds are those of real samples. Leave it out."
+        )
 
 
 HR_COPIES = 5
@@ -268,7 +306,10 @@ def _output_dtype(dtype: np.dtype[Any], settings: UpscaleSettings) -> np.dtype[A
 
 def _unused(settings: UpscaleSettings, method: Method) -> list[str]:
     """Notes on what was asked for and ``method`` does not use."""
-    asked = {"--weights": settings.weights is not None}
+    asked = {
+        "--weights": settings.weights is not None,
+        "--bounds": settings.bounds.given,
+    }
     if method is not Method.ZSSR:
         asked["--gradient-loss"] = settings.adapt.gradient_loss > 0
     return [

@@ -15,6 +15,7 @@ from mzsr_cli.cubes.cube import CubeReader
 from mzsr_cli.errors import (
     InputError,
 )
+from mzsr_cli.imaging.bounds import UNBOUNDED, Bounds, plateaus
 from mzsr_cli.imaging.normalize import (
     Range,
     cast,
@@ -29,6 +30,7 @@ from mzsr_cli.pipeline.plan import Plan
 from mzsr_cli.pipeline.slices import spread_over
 from mzsr_cli.settings import (
     Adapting,
+    Method,
     NanPolicy,
 )
 
@@ -102,9 +104,7 @@ class Executor(Protocol):
 class PlaneSolver(Protocol):
     """What turns LR planes into HR planes: a Solver, or a method of the benchmark."""
 
-    def solve(
-        self, planes: torch.Tensor, index: int, noise: float, zero: float | None = None
-    ) -> tuple[torch.Tensor, SliceReport]:
+    def solve(self, sample: Sample, index: int) -> tuple[torch.Tensor, SliceReport]:
         """See Solver.solve."""
         ...
 
@@ -126,8 +126,9 @@ def solve_slice(
     if sample is None:
         constant = np.broadcast_to(planes[:, :1, :1], (len(planes), *plan.shape[:2]))
         return cast(slice_of(constant), plan.out.dtype), SliceReport("constant")
-    high, report = solver.solve(sample.planes, k, sample.noise, sample.zero)
+    high, report = solver.solve(sample, k)
     mapping = _mapping(planes, plan, cube_range)
+    report.bounds = report.bounds.in_units(mapping)
     limits = (planes.min(), planes.max()) if plan.settings.clip else None
     return restored(high.cpu().numpy(), mapping, plan.out.dtype, limits), report
 
@@ -143,8 +144,25 @@ def _sample(image: NDArray[Any], plan: Plan, cube_range: Range | None) -> Sample
     if mapping.span == 0:
         return None
     low = torch.from_numpy(mapping.forward(planes).astype(np.float32))
-    zero = mapping.zero(planes) if plan.magnitudes else None
-    return Sample(low, plan.rounding / mapping.span, zero)
+    zero = mapping.zero(planes) if not plan.stored.image else None
+    return Sample(low, plan.stored.rounding / mapping.span, zero, _bounds(mapping, planes, plan))
+
+
+def _bounds(mapping: Range, planes: NDArray[np.float64], plan: Plan) -> Bounds:
+    """Between what the fine slice of LR ``planes`` (P, h, w) lies, normalised: bounds that were
+    given, or the ends of what its samples can hold and plateaus where samples are means (others
+    gain nothing by them). None but for ``mzsr``."""
+    how = plan.settings.bounds
+    given = Bounds(how.low, how.high)
+    if plan.method is not Method.MZSR:
+        return UNBOUNDED
+    if how.given or not (how.search and plan.settings.consistency.enabled):
+        return given.normalised(mapping)
+    known = plan.stored.limits.normalised(mapping)
+    if plan.stored.image or not plan.mixes:
+        return known
+    grain = plan.stored.grain(float(np.abs(planes).max()), mapping.span)
+    return known.within(plateaus(mapping.forward(planes), plan.rings, grain, how.plateau))
 
 
 def finite(image: NDArray[Any], plan: Plan, k: int) -> NDArray[Any]:

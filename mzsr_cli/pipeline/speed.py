@@ -21,7 +21,7 @@ from mzsr_cli.learning.adapt import Adapted, tiled_residual
 from mzsr_cli.learning.inner import Pair, Parameters, gradient
 from mzsr_cli.learning.networks import Network
 from mzsr_cli.learning.seen import Whole
-from mzsr_cli.learning.superresolve import Solver
+from mzsr_cli.learning.superresolve import Sample, Solver
 from mzsr_cli.learning.weights import Weights, load_weights
 from mzsr_cli.settings import (
     BenchmarkSettings,
@@ -259,7 +259,7 @@ def _slice(network: _Network, settings: BenchmarkSettings) -> tuple[float, float
 
     def work() -> None:
         clock.seconds, begin = 0.0, clock.now()
-        solver.solve(plane, 0, 0.0)
+        solver.solve(Sample(plane, 0.0), 0)
         shares.append(clock.seconds / (clock.now() - begin))
 
     whole = _seconds(work, network.device, how)

@@ -18,9 +18,10 @@ from mzsr_cli.cubes.cube import CubeReader
 from mzsr_cli.cubes.open import expand_inputs, open_cube
 from mzsr_cli.errors import InputError, OutputError, OutputExistsError, UsageError
 from mzsr_cli.imaging import kernels, metrics
+from mzsr_cli.imaging.bounds import Bounds, Grain, plateaus
 from mzsr_cli.imaging.normalize import planes_of, slice_range
 from mzsr_cli.learning import networks, runtime
-from mzsr_cli.learning.inner import Parameters, inner_loop, pair_error
+from mzsr_cli.learning.inner import KEEPING, Parameters, inner_loop, pair_error
 from mzsr_cli.learning.meta import meta_step
 from mzsr_cli.learning.patches import (
     EIGHT_BIT_NOISE,
@@ -42,6 +43,7 @@ from mzsr_cli.settings import (
     GateSettings,
     MetaSettings,
     Normalize,
+    PlateauSettings,
     Sampling,
     TrainSettings,
     WienerSettings,
@@ -92,18 +94,23 @@ def _cube_source(reader: CubeReader) -> Source:
     count = reader.info.shape[2]
     slices = {k: _cube_planes(reader.read(k)) for k in range(count)}
     usable = {k: found for k, found in slices.items() if found is not None}
-    planes, zeros = [p for p, _ in usable.values()], [z for _, z in usable.values()]
-    return Source(reader.info.path.name, planes, False, zeros, list(usable), count)
+    found_planes, zeros, bounds = zip(*usable.values(), strict=True) if usable else ((), (), ())
+    return Source(
+        reader.info.path.name, list(found_planes), False, list(zeros), list(bounds), list(usable),
+        count,
+    )  # fmt: skip
 
 
-def _cube_planes(image: np.ndarray) -> tuple[Planes, float | None] | None:
+def _cube_planes(image: np.ndarray) -> tuple[Planes, float | None, Bounds] | None:
     planes = planes_of(image)
     if min(planes.shape[1:]) < SIDE_MIN or not np.isfinite(planes).all():
         return None
     if np.ptp(planes, axis=(1, 2)).max() == 0:
         return None
     mapping = slice_range(planes, Normalize.SLICE)
-    return mapping.forward(planes).astype(np.float32), mapping.zero(planes)
+    high = mapping.forward(planes)
+    bounds = plateaus(high, False, Grain(), PlateauSettings())
+    return high.astype(np.float32), mapping.zero(planes), bounds
 
 
 def split(sources: list[Source], text: str | None) -> tuple[list[Source], list[Source], HeldOut]:
@@ -125,6 +132,7 @@ def _part(source: Source, chosen: list[bool]) -> Source:
         source,
         slices=list(compress(source.slices, chosen)),
         zeros=list(compress(source.zeros, chosen)),
+        bounds=list(compress(source.bounds, chosen)),
         numbers=list(compress(source.numbers, chosen)),
     )
 
@@ -157,8 +165,10 @@ def validation_tasks(
         kernel, sampling = kinds[(index + turn) % len(kinds)]
         scale = scales[(index % len(sources) + turn // len(kinds)) % len(scales)]
         noise = EIGHT_BIT_NOISE if source.rounded else 0.0
-        made = maker.make(source.name, crop, kernel, sampling, scale, noise, zero, support)
-        tasks.append(made)
+        bounds = source.bound(which)
+        tasks.append(
+            maker.make(source.name, crop, kernel, sampling, scale, noise, zero, support, bounds)
+        )
     return tasks
 
 
@@ -327,6 +337,7 @@ def _facts(
             "meta": asdict(meta) if meta else None,
             "wiener": asdict(WienerSettings()),
             "gate": asdict(GateSettings()),
+            "bounds": asdict(KEEPING),
         },
         "init": {"name": init.name, "sha256": init.digest, "facts": init.facts} if init else None,
         "meta": asdict(meta) if meta else None,

@@ -32,7 +32,7 @@ from mzsr_cli.imaging.normalize import (
     planes_of,
     slice_range,
 )
-from mzsr_cli.learning.superresolve import SliceReport
+from mzsr_cli.learning.superresolve import Sample, SliceReport
 from mzsr_cli.pipeline.lanes import InProcess
 from mzsr_cli.pipeline.plan import Plan, make_plan
 from mzsr_cli.pipeline.solving import Executor, Job, Solved, finite
@@ -222,7 +222,7 @@ def enlarge_chroma(
     here = replace(plan, settings=settings, method=Method.BICUBIC, weights=None)
     solver = replace(here, device=torch.device("cpu")).solver()
     planes = torch.from_numpy(np.stack(chroma).astype(np.float32))
-    high, _ = solver.solve(planes, 0, 0.0)
+    high, _ = solver.solve(Sample(planes, 0.0), 0)
     blue, red = high.cpu().numpy()
     return blue, red
 

@@ -39,7 +39,7 @@ from mzsr_cli.imaging.normalize import planes_of, slice_range
 from mzsr_cli.learning import networks, runtime
 from mzsr_cli.learning.patches import EIGHT_BIT_NOISE, rounded
 from mzsr_cli.learning.ranks import Ranks
-from mzsr_cli.learning.superresolve import Solver
+from mzsr_cli.learning.superresolve import Sample, Solver
 from mzsr_cli.learning.training import Event, Run
 from mzsr_cli.learning.weights import Weights, load_weights
 from mzsr_cli.pipeline.training import train
@@ -161,7 +161,7 @@ def error_of(
     zero = None if truth.image else mapping.zero(low)
     planes = torch.from_numpy(mapping.forward(low).astype(np.float32))
     solve = solver(weights, float(scale), (low.shape[1], low.shape[2]), precision, device).solve
-    output = mapping.inverse(solve(planes, 0, noise / mapping.span, zero)[0].cpu().numpy())
+    output = mapping.inverse(solve(Sample(planes, noise / mapping.span, zero), 0)[0].cpu().numpy())
     if truth.image:
         inner = [metrics.shave(image[0], scale) for image in (output, high)]
         return float(np.mean((inner[0] - inner[1]) ** 2)), 1.0
@@ -191,7 +191,7 @@ def slice_seconds(
     times = []
     for _ in range(REPEATS + 1):
         begin = time.perf_counter()
-        one.solve(low, 0, 0.0)[0].cpu()
+        one.solve(Sample(low, 0.0), 0)[0].cpu()
         times.append(time.perf_counter() - begin)
     return statistics.median(times[1:])
 
