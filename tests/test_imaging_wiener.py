@@ -271,3 +271,20 @@ def test_short_axes_say_nothing_of_a_continuum(
     y = op.apply(torch.as_tensor(rng.standard_normal((1, *op.hr_shape))))
     both = [start.wiener(op, y, s).image for s in (SETTINGS, without_continuum())]
     assert torch.equal(*both)
+
+
+@pytest.mark.parametrize(("hr", "scale"), [(96, 2.0), (98, 2.0), (34, 2.0), (258, 3.0), (51, 3.0)])
+def test_halves_solve_the_whole(rng: np.random.Generator, hr: int, scale: float) -> None:
+    """Even and odd numbers of rows and of columns."""
+    operator = degrade.degradation(kernels.delta(), Sampling.BICUBIC, (scale, scale), (hr, hr))
+    reduce = torch.from_numpy(np.ascontiguousarray(operator.reduction(0)))
+    assert torch.allclose(reduce, reduce.flip(0, 1), rtol=0, atol=1e-14)
+    lags = torch.from_numpy(np.exp(-np.arange(hr) / (3 + rng.random())))
+    cross = wiener._toeplitz_product(lags, reduce)
+    gram = cross @ reduce.mT
+    gram.diagonal().add_(1e-6)
+    ones = reduce.sum(1, keepdim=True)
+    found, constant = wiener._solved_by_halves(gram, cross, ones)
+    expected = torch.linalg.solve(gram, torch.cat([cross, ones], 1))
+    torch.testing.assert_close(found, expected[:, :-1], rtol=0, atol=1e-10)
+    torch.testing.assert_close(constant, expected[:, -1], rtol=0, atol=1e-10)

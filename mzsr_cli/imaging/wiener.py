@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import fft
 from scipy.signal import windows
 
 from mzsr_cli.settings import WienerSettings
@@ -35,8 +36,8 @@ def periodogram(planes: Array, axis: int, padding: int) -> Array:
     n = planes.shape[axis]
     lines = np.moveaxis(planes - planes.mean((1, 2), keepdims=True), axis, -1).reshape(-1, n)
     window = windows.hann(n + 2)[1:-1]
-    power = np.abs(np.fft.rfft(lines * window, 2 * padding * n, axis=-1)) ** 2
-    mean = power.mean(0)
+    found = fft.rfft(lines * window, 2 * padding * n)
+    mean = (found.real**2 + found.imag**2).mean(0)
     return np.asarray(mean / (mean.mean() or 1.0))
 
 
@@ -185,11 +186,47 @@ def axis_filter(spectrum: Array, reduction: Array, settings: WienerSettings) -> 
     gram = cross @ reduce.mT
     gram.diagonal().add_(settings.damping * float(gram.trace()) / n_lr)
     ones = reduce.sum(1, keepdim=True)
-    factor = torch.linalg.cholesky(gram)
-    solved = torch.cholesky_solve(torch.cat([cross, ones], 1), factor)
-    plain, constant = solved[:, :-1], solved[:, -1]
+    mirrored = torch.allclose(reduce, reduce.flip(0, 1), rtol=0, atol=1e-14)
+    solve = _solved_by_halves if mirrored else _solved
+    plain, constant = solve(gram, cross, ones)
     explained = float((plain * cross).sum()) / n_hr
     return AxisFilter(_with_mean(plain, constant, ones[:, 0], settings), min(1.0, explained))
+
+
+def _solved(
+    gram: torch.Tensor, cross: torch.Tensor, ones: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``gram``^-1 times ``cross`` (n, m) and ``ones`` (n, 1): (n, m) and (n,)."""
+    factor = torch.linalg.cholesky(gram)
+    solved = torch.cholesky_solve(torch.cat([cross, ones], 1), factor)
+    return solved[:, :-1], solved[:, -1]
+
+
+def _solved_by_halves(
+    gram: torch.Tensor, cross: torch.Tensor, ones: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same where all stay what they are when every axis is mirrored, as after antialiased
+    sampling: even and odd parts are solved apart, of half of the columns (the others are these,
+    mirrored): a quarter of the work (Cantoni and Butler, 1976, centrosymmetric systems)."""
+    n, m = cross.shape
+    half, wanted = n // 2, (m + 1) // 2
+    root = 0.5**0.5
+    right = torch.cat([cross[:, :wanted], ones], 1)
+    top, bottom = right[:half], right[n - half :].flip(0)
+    same, other = gram[:half, :half], gram[:half, n - half :].flip(1)
+    odd, _ = _solved(same - other, (top - bottom) * root, ones[:half])
+    even_gram, even_right = same + other, (top + bottom) * root
+    if n % 2:
+        middle = gram[half, :half] / root
+        even_gram = torch.cat([even_gram, middle[None]])
+        column = torch.cat([middle, gram[half, half][None]])
+        even_gram = torch.cat([even_gram, column[:, None]], 1)
+        even_right = torch.cat([even_right, right[half][None]])
+    even, _ = _solved(even_gram, even_right, even_right[:, :1])
+    first, last = (even[:half] + odd) * root, (even[:half] - odd) * root
+    solved = torch.cat([first, even[half:], last.flip(0)])
+    found, constant = solved[:, :-1], solved[:, -1]
+    return torch.cat([found, found[:, : m - wanted].flip(0, 1)], 1), constant
 
 
 def _toeplitz_product(lags: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
