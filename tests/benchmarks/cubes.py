@@ -1,6 +1,6 @@
 """Cube benchmark: NMSE in dB of mzsr and of every classical method, x2 and x4, both samplings.
 
-python tests/benchmarks/cubes.py [--scales 2,4] [--steps 10] [CUBE.mat ...]
+python tests/benchmarks/cubes.py [--scales 2,4] [--steps 10] [--bounds auto] [CUBE.mat ...]
 
 LR cubes are made by ``mzsr degrade``. ``floor`` is the better one of the README of the data
 (cubic or band-limited; B-spline or band-limited), recomputed here; ``worst`` is the largest
@@ -31,7 +31,9 @@ def figures(output: Path, truth: Path, slices: str) -> tuple[float, list[float]]
     return report["nmse"], [s["nmse"] for s in report["slices"]]
 
 
-def one(truth: Path, scale: int, sampling: str, steps: int, weights: str | None) -> dict[str, Any]:
+def one(
+    truth: Path, scale: int, sampling: str, steps: int, weights: str | None, bounds: str = "auto"
+) -> dict[str, Any]:
     """All methods on one cube."""
     slices = SLICES.get(truth.stem, "0:3")
     result: dict[str, Any] = {"cube": truth.stem, "scale": scale, "sampling": sampling}
@@ -40,7 +42,7 @@ def one(truth: Path, scale: int, sampling: str, steps: int, weights: str | None)
         low, high = folder / "low.npy", folder / "truth.npy"
         crop(truth, scale, high)
         mzsr("degrade", high, "--scale", scale, "--sampling", sampling, "-o", low, "-q")
-        extra = ["--weights", weights] if weights else []
+        extra = ["--bounds", bounds, *(["--weights", weights] if weights else [])]
         runs = {m: ["--method", m] for m in CLASSICAL} | {"mzsr": ["--steps", steps, *extra]}
         each: dict[str, list[float]] = {}
         for name, arguments in runs.items():
@@ -75,6 +77,7 @@ def main() -> None:
     parser.add_argument("--scales", default="2,4")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--weights", default=None)
+    parser.add_argument("--bounds", default="auto")
     options = parser.parse_args()
     data = data_folder() / "cubes"
     cubes = options.cubes or [
@@ -84,7 +87,8 @@ def main() -> None:
     for truth in cubes:
         for scale in map(int, options.scales.split(",")):
             for sampling in FLOORS:
-                r = one(truth, scale, sampling, options.steps, options.weights)
+                how = (options.steps, options.weights, options.bounds)
+                r = one(truth, scale, sampling, *how)
                 numbers = [f"{r[name]:.1f}" for name in (*CLASSICAL, "mzsr")]
                 rows.append([r["cube"], f"x{scale} {sampling}", *numbers,
                              f"{r['mzsr'] - r['floor']:+.2f}", f"{r['worst']:+.2f}",
