@@ -13,14 +13,15 @@ constraints", SIAM J. Control and Optimization 31, 1993.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mzsr_cli.imaging.degrade import Consistency
+from mzsr_cli.imaging.degrade import Consistency, Degradation
 from mzsr_cli.imaging.normalize import Range
-from mzsr_cli.imaging.products import Products, bands
+from mzsr_cli.imaging.products import bands
 from mzsr_cli.settings import BoundsSettings, PlateauSettings
 
 Values = NDArray[np.float64]
@@ -182,7 +183,7 @@ def keep_(
         z, reached = _multipliers(consistency, y, image, bounds, settings)
         if not (reached or settings.given):
             return False
-        consistency.seen.adjoint_products(z).add_to(image)
+        consistency.operator.map.adjoint_products(z).add_to(image)
     for band in bands(image):
         bounds.clamp_(image[:, band])
     return True
@@ -204,20 +205,22 @@ def _multipliers(
     bounds: Bounds,
     settings: BoundsSettings,
 ) -> tuple[torch.Tensor, bool]:
-    """The multipliers z of ``keep_``, as ``seen`` shows the LR grid, and whether there is an image
-    within bounds: by conjugate gradients (Polak and Ribiere, preconditioned with
-    (A A^T + mu)^-1, one secant step a line)."""
-    wanted = consistency.seen.apply(image) if consistency.noise > 0 else consistency.known(y)
+    """The multipliers z (P, h, w) of ``keep_``, and whether there is an image within bounds: by
+    conjugate gradients (Polak and Ribiere, preconditioned with (A A^T + mu)^-1, one secant step a
+    line)."""
+    operator = consistency.operator
+    wanted = operator.apply(image) if consistency.noise > 0 else y
+    blocks = _blocks(operator)
 
     def gradient(z: torch.Tensor) -> torch.Tensor:
-        return wanted - _sampled(consistency, image, z, bounds) - consistency.damping * z
+        return wanted - _sampled(blocks, image, z, bounds) - consistency.damping * z
 
     def met(g: torch.Tensor) -> bool:
         return _dot(g, g) <= settings.negligible**2 * g.numel()
 
     z = torch.zeros_like(wanted)
     g = gradient(z)
-    d = s = consistency.solve(g)
+    d = s = consistency.inverse(g)
     size = first = _dot(g, s)
     for _ in range(settings.rounds):
         if met(g) or not settings.enough * first < size < settings.hopeless * first:
@@ -227,23 +230,59 @@ def _multipliers(
         step = settings.trial * (slope / change if change > 0 else settings.longest)
         z = z + min(max(step, settings.shortest), settings.longest) * d
         g_next = gradient(z)
-        s_next = consistency.solve(g_next)
+        s_next = consistency.inverse(g_next)
         size_next = _dot(g_next, s_next)
         d = s_next + max(0.0, (size_next - _dot(g, s_next)) / size) * d
         g, size = g_next, size_next
     return z, met(g) or size < settings.reached * first
 
 
+BLOCK = 128
+"""Side in HR pixels of the blocks in which A and A^T are applied."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run of HR pixels of an axis, the LR pixels that they have a part in, and of each separable
+    term the matrix (LR, HR) between them."""
+
+    high: slice
+    low: slice
+    parts: tuple[torch.Tensor, ...]
+
+
+def _runs(matrices: tuple[torch.Tensor, ...]) -> list[_Run]:
+    """The runs of an axis of matrices (h, H)."""
+    taken = sum((matrix.abs() for matrix in matrices), torch.zeros_like(matrices[0])) > 0
+    runs = []
+    for first in range(0, taken.shape[1], BLOCK):
+        high = slice(first, min(first + BLOCK, taken.shape[1]))
+        rows = taken[:, high].any(1).nonzero()
+        low = slice(int(rows.min()), int(rows.max()) + 1) if len(rows) else slice(0, 1)
+        parts = tuple(matrix[low, high].contiguous() for matrix in matrices)
+        runs.append(_Run(high, low, parts))
+    return runs
+
+
+def _blocks(operator: Degradation) -> list[tuple[_Run, _Run]]:
+    """A in blocks: few LR samples have a part in a block of HR pixels."""
+    rows, cols = zip(*operator.map.terms, strict=True)
+    return list(product(_runs(rows), _runs(cols)))
+
+
 def _sampled(
-    consistency: Consistency, image: torch.Tensor, z: torch.Tensor, bounds: Bounds
+    blocks: list[tuple[_Run, _Run]], image: torch.Tensor, z: torch.Tensor, bounds: Bounds
 ) -> torch.Tensor:
-    """A P(image + A^T z), band by band, as ``seen`` shows the LR grid."""
-    moved: Products = consistency.seen.adjoint_products(z)
+    """A P(image + A^T z) of (P, H, W) and (P, h, w), block by block."""
     total = torch.zeros_like(z)
-    for band in bands(image):
-        part = bounds.clamp_(moved.at(band, slice(None)).add_(image[:, band]))
-        for rows, cols in consistency.seen.terms:
-            total += rows[:, band] @ (part @ cols.mT)
+    for rows, cols in blocks:
+        near = z[:, rows.low, cols.low]
+        part = image[:, rows.high, cols.high].clone()
+        for r, c in zip(rows.parts, cols.parts, strict=True):
+            part += r.mT @ (near @ c)
+        bounds.clamp_(part)
+        for r, c in zip(rows.parts, cols.parts, strict=True):
+            total[:, rows.low, cols.low] += r @ (part @ c.mT)
     return total
 
 

@@ -113,11 +113,6 @@ class Degradation:
         return _kernel_terms(self.kernel)
 
     @property
-    def mixes(self) -> bool:
-        """Whether LR samples are means of several HR ones."""
-        return self.sampling is Sampling.BICUBIC or self.kernel.size > 1
-
-    @property
     def rank(self) -> int:
         """Number of separable terms."""
         return len(self._taps)
@@ -237,7 +232,7 @@ class Consistency:
         self.damping = settings.damping + noise**2 / settings.residual_variance
         self.iterations = settings.iterations
         self._eigen = self._decompose() if operator.rank == 1 else None
-        self.seen = operator.map if self._eigen is None else self._eigen.map
+        self._seen = operator.map if self._eigen is None else self._eigen.map
         """A, in the eigenvectors of A A^T where they are known."""
         self._interpolated: dict[Method, Kronecker] = {}
         """A after an interpolation, likewise."""
@@ -262,12 +257,12 @@ class Consistency:
             tensor(1 / spectrum),
         )
 
-    def known(self, y: torch.Tensor) -> torch.Tensor:
-        """LR y, as ``seen`` shows A x."""
+    def _known(self, y: torch.Tensor) -> torch.Tensor:
+        """LR y, as ``_seen`` shows A x."""
         return y if self._eigen is None else self._eigen.turn.apply(y)
 
-    def solve(self, r: torch.Tensor) -> torch.Tensor:
-        """(A A^T + mu I)^-1 r, both as ``seen`` shows them."""
+    def _solve(self, r: torch.Tensor) -> torch.Tensor:
+        """(A A^T + mu I)^-1 r, both as ``_seen`` shows them."""
         return self._chebyshev(r) if self._eigen is None else r * self._eigen.inverse
 
     def _chebyshev(self, r: torch.Tensor) -> torch.Tensor:
@@ -287,30 +282,35 @@ class Consistency:
             rho = rho_next
         return z
 
+    def inverse(self, r: torch.Tensor) -> torch.Tensor:
+        """(A A^T + mu I)^-1 r of LR r (..., h, w)."""
+        solved = self._solve(self._known(r))
+        return solved if self._eigen is None else self._eigen.turn.adjoint(solved)
+
     def restore(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """x + B (y - A x): HR (..., H, W) made to explain LR y (..., h, w)."""
-        missing = self.solve(self.known(y) - self.seen.apply(x))
-        return x + self.seen.adjoint(missing)
+        missing = self._solve(self._known(y) - self._seen.apply(x))
+        return x + self._seen.adjoint(missing)
 
     def explained(self, y: torch.Tensor, method: Method) -> Products:
         """The interpolation x of LR y (P, h, w) by ``method``, made to explain it: x + B (y - A x),
         not yet evaluated."""
         if method not in self._interpolated:
             pair = self.operator.interpolator(method, self.damping)
-            self._interpolated[method] = self.seen.after(*pair)
-        missing = self.solve(self.known(y) - self._interpolated[method].apply(y))
+            self._interpolated[method] = self._seen.after(*pair)
+        missing = self._solve(self._known(y) - self._interpolated[method].apply(y))
         interpolation = self.operator.interpolation(y, method, self.damping)
-        return interpolation + self.seen.adjoint_products(missing)
+        return interpolation + self._seen.adjoint_products(missing)
 
     def restore_(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """``restore(y, x)`` of (P, h, w) and (P, H, W), in the place of x."""
-        missing = self.solve(self.known(y) - self.seen.apply(x))
-        return self.seen.adjoint_products(missing).add_to(x)
+        missing = self._solve(self._known(y) - self._seen.apply(x))
+        return self._seen.adjoint_products(missing).add_to(x)
 
     def free_(self, v: torch.Tensor) -> torch.Tensor:
         """``free(v)`` of (P, H, W), in the place of v; not differentiable."""
-        seen = self.solve(self.seen.apply(v))
-        return self.seen.adjoint_products(seen).add_to(v, -1.0)
+        seen = self._solve(self._seen.apply(v))
+        return self._seen.adjoint_products(seen).add_to(v, -1.0)
 
     def free(self, v: torch.Tensor) -> torch.Tensor:
         """v - B A v for HR v (..., H, W); differentiable to any order."""
@@ -318,7 +318,7 @@ class Consistency:
         return result
 
     def _free(self, v: torch.Tensor) -> torch.Tensor:
-        return v - self.seen.adjoint(self.solve(self.seen.apply(v)))
+        return v - self._seen.adjoint(self._solve(self._seen.apply(v)))
 
 
 class _Free(torch.autograd.Function):
@@ -332,6 +332,11 @@ class _Free(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[no-untyped-def,override]
         return ctx.consistency.free(grad), None
+
+
+def mixes(kernel: Kernel, sampling: Sampling) -> bool:
+    """Whether LR samples are means of several HR ones."""
+    return sampling is Sampling.BICUBIC or kernel.size > 1
 
 
 def degradation(

@@ -222,7 +222,8 @@ class TaskMaker:
         consistency = known((high.shape[-2], high.shape[-1]))
         low = rounded(consistency.operator.apply(high), consistency.noise)
         query = pair_from(high, low, consistency, zero, self.physics)
-        if consistency.operator.mixes:
+        operator = consistency.operator
+        if degrade.mixes(operator.kernel, operator.sampling):
             query = replace(query, bounds=bounds)
         own = None
         if support:

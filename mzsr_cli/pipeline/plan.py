@@ -22,7 +22,7 @@ from mzsr_cli.errors import (
 )
 from mzsr_cli.imaging import resize
 from mzsr_cli.imaging.bounds import UNBOUNDED, Bounds, Grain
-from mzsr_cli.imaging.degrade import kernel_rank
+from mzsr_cli.imaging.degrade import kernel_rank, mixes
 from mzsr_cli.imaging.kernels import Kernel
 from mzsr_cli.learning import catalog, runtime
 from mzsr_cli.learning.patches import ROUNDING
@@ -119,7 +119,7 @@ class Plan:
     @property
     def mixes(self) -> bool:
         """Whether LR samples are means of several HR ones."""
-        return self.settings.sampling is Sampling.BICUBIC or self.kernel.size > 1
+        return mixes(self.kernel, self.settings.sampling)
 
     @property
     def rings(self) -> bool:
