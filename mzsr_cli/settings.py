@@ -570,6 +570,10 @@ class CheckSettings:
     """Where the pair is not informative: energy that the network adds over the error that the
     Wiener model expects of the start. A useful correction stays below 1; up to the first all of
     it is kept, above the second none ..."""
+    silent: tuple[float, float] = (-33.0, -28.0)
+    """dB of the variance: what the network adds to signed and complex slices is faded out where the
+    Wiener model expects so little error of the start (on simulated arrays and captures it gained
+    0.14 dB there at most, and lost 0.9)."""
     certain: tuple[float, float] = (-14.2, -14.7)
     certain_hopeless: tuple[float, float] = (-20.5, -23.0)
     """... as far as the model may be believed. Flat spectra look alike, whether the slice is

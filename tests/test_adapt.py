@@ -12,7 +12,15 @@ import torch
 
 from mzsr_cli.imaging import degrade, kernels, start
 from mzsr_cli.learning import networks
-from mzsr_cli.learning.adapt import NETWORK, START, adapt, kept_share, tiled_residual, verdict
+from mzsr_cli.learning.adapt import (
+    NETWORK,
+    START,
+    adapt,
+    audible_share,
+    kept_share,
+    tiled_residual,
+    verdict,
+)
 from mzsr_cli.learning.inner import Pair, pair_loss
 from mzsr_cli.learning.patches import detailed_window
 from mzsr_cli.learning.seen import Whole
@@ -391,7 +399,7 @@ def mzsr(
         ),
         FP32, torch.device("cpu"),
     )  # fmt: skip
-    return made.solve(Sample(torch.as_tensor(cube).float(), 0.0), 0)
+    return made.solve(Sample(torch.as_tensor(cube).float(), 0.0, signed=True), 0)
 
 
 def test_slices_too_small_for_a_son_still_come_out(rng: np.random.Generator) -> None:
@@ -505,3 +513,10 @@ def test_claims_decide_the_hedge() -> None:
     assert antialiased == [0.0, 0.25, 0.5, 0.5]
     direct = [hedge.share(c, Sampling.DIRECT) for c in (-30.0, -25.0, -20.0, -4.5, 0.0)]
     assert direct == [0.0, 0.25, 0.5, 0.25, 0.0]
+
+
+def test_the_network_is_silent_where_next_to_no_error_is_left() -> None:
+    shares = [audible_share(10 ** (c / 10), 1.0, CHECK) for c in (-40.0, -33.0, -30.5, -28.0, 0.0)]
+    assert shares == pytest.approx([0.0, 0.0, 0.5, 1.0, 1.0])
+    assert audible_share(None, 1.0, CHECK) == 1.0
+    assert audible_share(1e-9, 1.0, CheckSettings(enabled=False)) == 1.0

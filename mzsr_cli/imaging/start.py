@@ -211,8 +211,7 @@ def hedge_share(
     itself: spectra sampled at their limit and aliased ones look alike, and these claim too much."""
     if begin.expected is None:
         return 0.0
-    variance = float(y.double().var(dim=(1, 2), unbiased=False).mean())
-    claim = 10 * math.log10(max(begin.expected, 1e-30) / max(variance, 1e-30))
+    claim = 10 * math.log10(max(begin.expected, 1e-30) / max(float(y.var()), 1e-30))
     return settings.hedge.share(claim, operator.sampling)
 
 

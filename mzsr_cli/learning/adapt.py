@@ -257,6 +257,15 @@ def kept_share(
     return 1 - counts * _ramp(ratio, settings.added_full, settings.added_none)
 
 
+def audible_share(expected: float | None, variance: float, settings: CheckSettings) -> float:
+    """Share of what the network adds to a signed or complex slice, 0 to 1: none where its
+    starting image is expected to have next to no error."""
+    if expected is None or not settings.enabled:
+        return 1.0
+    claim = 10 * math.log10(max(expected, 1e-30) / max(variance, 1e-30))
+    return _ramp(claim, *settings.silent)
+
+
 def _ramp(value: float, none: float, full: float) -> float:
     """0 at ``none``, 1 at ``full``, linear between."""
     return min(1.0, max(0.0, (value - none) / (full - none)))

@@ -24,6 +24,7 @@ from mzsr_cli.learning.adapt import (
     Adapted,
     Verdict,
     adapt,
+    audible_share,
     informs,
     kept_share,
     no_verdict,
@@ -88,12 +89,14 @@ class Stage:
 @dataclass(frozen=True)
 class Sample:
     """LR planes (P, h, w) in [0, 1], the standard deviation of their rounding in the same units,
-    what 0 has become where they are magnitudes, and between what the fine slice lies."""
+    what 0 has become where they are magnitudes, between what the fine slice lies, and whether it
+    is complex or has both signs (waves)."""
 
     planes: torch.Tensor
     noise: float
     zero: float | None = None
     bounds: Bounds = UNBOUNDED
+    signed: bool = False
 
 
 @dataclass
@@ -330,7 +333,7 @@ class Solver:
         network was kept out, mixed with cubic interpolation where the linear answer is not to be
         believed alone."""
         share = 0.0
-        if sample.zero is None and self.settings.check.enabled:
+        if sample.signed and self.settings.check.enabled:
             share = start.hedge_share(stage.operator, sample.planes, final, self.settings.wiener)
             share *= 1 - min(1.0, report.trust)
         added.add_(final.image, alpha=1 - share)
@@ -397,6 +400,8 @@ class Solver:
             carried = self._carried(before, stage)
             trust = gate.slice_trust(linear.image, stage.operator.scale, self.settings.gate)
             seen = self._seen(planes, linear, carried, stage)
+            if sample.signed:
+                trust *= audible_share(linear.expected, float(planes.var()), self.settings.check)
             facts = hints.facts(stage.operator, linear.expected, stage.consistency.noise)
             added = self._change(parameters, seen, stage, facts).mul_(share * trust)
             if carried is not None:

@@ -145,7 +145,9 @@ def _sample(image: NDArray[Any], plan: Plan, cube_range: Range | None) -> Sample
         return None
     low = torch.from_numpy(mapping.forward(planes).astype(np.float32))
     zero = mapping.zero(planes) if not plan.stored.image else None
-    return Sample(low, plan.stored.rounding / mapping.span, zero, _bounds(mapping, planes, plan))
+    signed = len(planes) > 1 or planes.min() < 0 < planes.max()
+    bounds = _bounds(mapping, planes, plan)
+    return Sample(low, plan.stored.rounding / mapping.span, zero, bounds, bool(signed))
 
 
 def _bounds(mapping: Range, planes: NDArray[np.float64], plan: Plan) -> Bounds:
