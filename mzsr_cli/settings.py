@@ -335,30 +335,6 @@ class ContinuumSettings:
 
 
 @dataclass(frozen=True)
-class HedgeSettings:
-    """Share of consistent cubic interpolation in the answer for signed and complex slices where
-    the network is kept out: by the error that the Wiener model expects of the starting image, in
-    dB of the slice's variance."""
-
-    most: float = 0.5
-    claims: tuple[float, float] = (-27.0, -23.0)
-    """None of it up to the first, ``most`` from the second on; ..."""
-    claims_direct: tuple[float, float] = (-6.0, -3.0)
-    """... after direct sampling, where models that expect much shrink the answer towards its mean,
-    less again from here to there."""
-
-    def share(self, claim: float, sampling: Sampling) -> float:
-        """The share for a claim."""
-        low, high = self.claims
-        rises = min(1.0, max(0.0, (claim - low) / (high - low)))
-        if sampling is Sampling.BICUBIC:
-            return self.most * rises
-        low, high = self.claims_direct
-        falls = min(1.0, max(0.0, (high - claim) / (high - low)))
-        return self.most * min(rises, falls)
-
-
-@dataclass(frozen=True)
 class WienerSettings:
     """Interpolation from the slice's own spectrum; bands are fractions of the LR Nyquist limit."""
 
@@ -397,7 +373,6 @@ class WienerSettings:
     mean_variance: float = 1.0
     """Variance of the unknown mean, in variances of the slice."""
     intensity: IntensitySettings = field(default_factory=IntensitySettings)
-    hedge: HedgeSettings = field(default_factory=HedgeSettings)
 
 
 @dataclass(frozen=True)

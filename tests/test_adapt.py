@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mzsr_cli.imaging import degrade, kernels, start
+from mzsr_cli.imaging import degrade, kernels
 from mzsr_cli.learning import networks
 from mzsr_cli.learning.adapt import (
     NETWORK,
@@ -28,8 +28,6 @@ from mzsr_cli.learning.superresolve import Sample, Solver
 from mzsr_cli.settings import (
     AdaptSettings,
     CheckSettings,
-    ConsistencySettings,
-    HedgeSettings,
     Method,
     NetworkSettings,
     Precision,
@@ -37,7 +35,6 @@ from mzsr_cli.settings import (
     StageSettings,
     TileSettings,
     UpscaleSettings,
-    WienerSettings,
 )
 
 FP32 = Precision.FP32
@@ -483,36 +480,6 @@ def test_stages_are_long_where_the_pair_says_nothing(factor: float, long: list[f
     assert made["silent"].shape == jump.shape
     near = {k: float((v - jump).abs().mean()) for k, v in made.items()}
     assert near["silent"] <= near["told"]
-
-
-@pytest.mark.parametrize("claims", [(-200.0, -199.0), (200.0, 201.0)])
-def test_linear_answers_are_hedged_as_far_as_the_network_is_kept_out(
-    rng: np.random.Generator, claims: tuple[float, float]
-) -> None:
-    """Half of what is not the network's becomes cubic interpolation where the claim asks for it;
-    the slice is still explained."""
-    cube = rng.standard_normal((1, 9, 10))  # too small for a pair
-    plain = WienerSettings(hedge=HedgeSettings(most=0.0))
-    image, report = mzsr(cube, wiener=WienerSettings(hedge=HedgeSettings(claims=claims)))
-    before, same = mzsr(cube, wiener=plain)
-    assert report.trust == same.trust < 1 and same.hedged == 0
-    operator = degrade.enlargement(kernels.delta(), Sampling.BICUBIC, (2.0, 2.0), (9, 10))
-    consistency = degrade.Consistency(operator, ConsistencySettings())
-    low = torch.as_tensor(cube).float()
-    torch.testing.assert_close(operator.apply(image), low, atol=1e-3, rtol=0)
-    linear = start.starting_image(operator, low, consistency, plain).image
-    cubic = consistency.explained(low, Method.BICUBIC).whole()
-    share = 0.5 * (1 - report.trust) if claims[0] < 0 else 0.0
-    assert report.hedged == pytest.approx(share)
-    torch.testing.assert_close(image, before + share * (cubic - linear), atol=1e-4, rtol=0)
-
-
-def test_claims_decide_the_hedge() -> None:
-    hedge = HedgeSettings()
-    antialiased = [hedge.share(c, Sampling.BICUBIC) for c in (-30.0, -25.0, -20.0, 0.0)]
-    assert antialiased == [0.0, 0.25, 0.5, 0.5]
-    direct = [hedge.share(c, Sampling.DIRECT) for c in (-30.0, -25.0, -20.0, -4.5, 0.0)]
-    assert direct == [0.0, 0.25, 0.5, 0.25, 0.0]
 
 
 def test_the_network_is_silent_where_next_to_no_error_is_left() -> None:

@@ -203,18 +203,6 @@ def _of_magnitudes(
     return Start(total.div_(2 if direct else 3), plain.expected)
 
 
-def hedge_share(
-    operator: Degradation, y: torch.Tensor, begin: Start, settings: WienerSettings
-) -> float:
-    """The share that consistent cubic interpolation should have beside the starting image of signed
-    or complex LR planes (P, h, w) where nothing is added to it, by the error that it expects of
-    itself: spectra sampled at their limit and aliased ones look alike, and these claim too much."""
-    if begin.expected is None:
-        return 0.0
-    claim = 10 * math.log10(max(begin.expected, 1e-30) / max(float(y.var()), 1e-30))
-    return settings.hedge.share(claim, operator.sampling)
-
-
 @dataclass(frozen=True)
 class Carried:
     """What the network ``added`` (P, h, w) to the linear answer of the stage before, interpolated

@@ -110,8 +110,6 @@ class SliceReport:
     trust: float = 1.0
     tile: int | None = None
     """Side of the tiles where memory did not suffice for those asked for."""
-    hedged: float = 0.0
-    """Share of cubic interpolation in a linear answer."""
     bounds: Bounds = UNBOUNDED
     """Between what the result was kept, in units of the planes, then in the cube's own."""
 
@@ -122,8 +120,6 @@ class SliceReport:
             report |= {"steps": self.steps, "loss": [self.losses[0], min(self.losses)]}
         if self.losses or self.check is not None:
             report["trust"] = round(self.trust, 4)
-        if self.hedged:
-            report["hedged"] = round(self.hedged, 4)
         if self.bounds:
             report["bounds"] = [self.bounds.low, self.bounds.high]
         if self.tile is not None:
@@ -319,29 +315,7 @@ class Solver:
         added = self._added(parameters, sample, stages, final, report)
         if self.tiles != self.settings.tiles:
             report.tile = self.tiles.side
-        return self._hedged(stages[-1], sample, final, added, report), report
-
-    def _hedged(
-        self,
-        stage: Stage,
-        sample: Sample,
-        final: start.Start,
-        added: torch.Tensor,
-        report: SliceReport,
-    ) -> torch.Tensor:
-        """``final`` and what was ``added`` to it (P, H, W), in the place of this: as far as the
-        network was kept out, mixed with cubic interpolation where the linear answer is not to be
-        believed alone."""
-        share = 0.0
-        if sample.signed and self.settings.check.enabled:
-            share = start.hedge_share(stage.operator, sample.planes, final, self.settings.wiener)
-            share *= 1 - min(1.0, report.trust)
-        added.add_(final.image, alpha=1 - share)
-        if share > 0:
-            cubic = stage.consistency.explained(sample.planes, Method.BICUBIC)
-            cubic.add_to(added, share)
-            report.hedged = share
-        return added
+        return added.add_(final.image), report
 
     # -- several slices ---------------------------------------------------------------------
 
