@@ -80,9 +80,17 @@ def slice_filter(operator: Degradation, model: SliceModel, settings: WienerSetti
 
 def wiener(operator: Degradation, y: torch.Tensor, settings: WienerSettings) -> Start:
     """LR planes (P, h, w) to HR (P, H, W) by the slice's own spectrum."""
-    planes = y.detach().cpu().double()
-    found = slice_filter(operator, slice_model(operator, planes, settings), settings)
-    return Start(found.apply(planes).to(y).whole(), found.expected)
+    return _by_model(
+        operator, y, slice_model(operator, y.detach().cpu().double(), settings), settings
+    )
+
+
+def _by_model(
+    operator: Degradation, y: torch.Tensor, model: SliceModel, settings: WienerSettings
+) -> Start:
+    """LR planes (P, h, w) to HR (P, H, W) by a model of them."""
+    found = slice_filter(operator, model, settings)
+    return Start(found.apply(y.detach().cpu().double()).to(y).whole(), found.expected)
 
 
 def _error_of_root(error: float, image: torch.Tensor) -> float:
@@ -96,11 +104,10 @@ def _error_of_root(error: float, image: torch.Tensor) -> float:
 
 
 def promising(
-    operator: Degradation, magnitude: torch.Tensor, settings: WienerSettings
+    operator: Degradation, magnitude: torch.Tensor, values: SliceModel, settings: WienerSettings
 ) -> SliceModel | None:
     """The model of the squares of LR magnitudes (1, h, w), float64, where by the two spectra alone
-    they could be interpolated with less error than the values; None elsewhere."""
-    values = slice_model(operator, magnitude, settings)
+    they could be interpolated with less error than the ``values``; None elsewhere."""
     squares = slice_model(operator, magnitude.square(), settings)
     missed = _error_of_root(squares.variance * squares.missing, magnitude)
     hopeful = settings.intensity.hopeful * values.variance * values.missing
@@ -158,10 +165,11 @@ def starting_image(
         return Start(operator.interpolate(y, Method.SPLINE, consistency.damping), None)
     if operator.kernel.size > 1:
         return Start(consistency.explained(y, Method.SPLINE).whole(), None)
-    plain = wiener(operator, y, settings)
+    values = slice_model(operator, y.detach().cpu().double(), settings)
+    plain = _by_model(operator, y, values, settings)
     if zero is None or not settings.intensity.enabled:
         return plain
-    return _of_magnitudes(operator, y, consistency, settings, zero, plain)
+    return _of_magnitudes(operator, y, consistency, settings, zero, values, plain)
 
 
 def _of_magnitudes(
@@ -170,18 +178,19 @@ def _of_magnitudes(
     consistency: Consistency,
     settings: WienerSettings,
     zero: float,
+    values: SliceModel,
     plain: Start,
 ) -> Start:
     """The interpolation of squares alone where it surely expects less error than ``plain``, that
-    of values; the mean of the two, by the inverse of their expected errors (optimal where errors
-    are independent), where the squares are plausible. Elsewhere ``plain`` where it expects little
-    error; where not, cusps or aliases mislead the spectrum: then a mean of interpolations. The
-    image of ``plain`` is worked on in its place."""
+    of ``values``; the mean of the two, by the inverse of their expected errors (optimal where
+    errors are independent), where the squares are plausible. Elsewhere ``plain`` where it expects
+    little error; where not, cusps or aliases mislead the spectrum: then a mean of interpolations.
+    The image of ``plain`` is worked on in its place."""
     how, direct = settings.intensity, operator.sampling is Sampling.DIRECT
     assert plain.expected is not None
     magnitude = (y - zero).detach().cpu().double().clamp(min=0)
     power = float(magnitude.square().mean())
-    model = promising(operator, magnitude, settings)
+    model = promising(operator, magnitude, values, settings)
     if model is not None:
         limit = how.hopeful * plain.expected
         root = intensity(operator, y - zero, consistency, settings, model, limit)
