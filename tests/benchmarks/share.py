@@ -1,9 +1,10 @@
 """The network's share of the wall time of ``mzsr upscale`` as a whole: reading, interpolation,
 consistency, checks and writing are the rest.
 
-python tests/benchmarks/share.py [--side 256] [--slices 40] [--scale 2]
+python tests/benchmarks/share.py [--side 256] [--slices 40] [--scale 2] [--magnitudes]
 
-A cube of blocks and noise, so that there is work for the network on every slice. The clock starts
+A cube of blocks and noise, so that there is work for the network on every slice; of both signs, or
+magnitudes, whose squares are tried, too. The clock starts
 after the first slices (reading the input, setting up) and counts all lanes; the network's seconds
 are those of gradient steps and of every inference.
 """
@@ -56,7 +57,7 @@ class Clock:
 
 
 def cube(side: int, count: int) -> np.ndarray:
-    """Slices of blocks and noise, (side, side, count), float32."""
+    """Slices of blocks and noise, (side, side, count), float32, from 0 to 1."""
     rng = np.random.default_rng(0)
     blocks = rng.random((side // 16 + 1, side // 16 + 1, count)).repeat(16, 0).repeat(16, 1)
     noise = rng.random((side, side, count))
@@ -69,13 +70,15 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--slices", type=int, default=40)
     parser.add_argument("--scale", type=float, default=2.0)
+    parser.add_argument("--magnitudes", action="store_true")
     options = parser.parse_args()
     clock, ticks = Clock(), []
     superresolve.adapt = clock.watched(superresolve.adapt)  # type: ignore[attr-defined]
     adapt.residual = clock.watched(adapt.residual)  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as scratch:
         source, target = Path(scratch) / "low.npy", Path(scratch) / "high.npy"
-        np.save(source, cube(options.side, options.slices))
+        low = cube(options.side, options.slices)
+        np.save(source, low if options.magnitudes else low - 0.5)
         upscale_cube(
             source, target, UpscaleSettings(scale=(options.scale, options.scale)),
             on_slice=lambda *_: ticks.append((time.perf_counter(), clock.seconds)),
