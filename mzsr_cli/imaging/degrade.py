@@ -365,7 +365,7 @@ def enlargement(
     return Degradation(kernel, sampling, scale, hr_shape, lr_shape, device, dtype)
 
 
-POWER_ITERATIONS = 8
+POWER_ITERATIONS = 12
 
 
 def largest_eigenvalue(operator: Degradation) -> float:
@@ -386,7 +386,7 @@ def largest_eigenvalue(operator: Degradation) -> float:
         return 1.1 * norm
     y.clamp_(min=1e-6 * float(y.max()))
     ratio = float((operator.normal(y) / y).max())
-    return max(1.1 * norm, min(1.05 * ratio, 1.35 * norm))
+    return max(1.01 * norm, min(1.01 * ratio, 1.35 * norm))
 
 
 def default_interpolation(sampling: Sampling) -> Method:
