@@ -483,7 +483,9 @@ def test_stages_are_long_where_the_pair_says_nothing(factor: float, long: list[f
 
 
 def test_the_network_is_silent_where_next_to_no_error_is_left() -> None:
-    shares = [audible_share(10 ** (c / 10), 1.0, CHECK) for c in (-40.0, -33.0, -30.5, -28.0, 0.0)]
-    assert shares == pytest.approx([0.0, 0.0, 0.5, 1.0, 1.0])
-    assert audible_share(None, 1.0, CHECK) == 1.0
-    assert audible_share(1e-9, 1.0, CheckSettings(enabled=False)) == 1.0
+    for sampling, low, high in [(Sampling.BICUBIC, -33.0, -28.0), (Sampling.DIRECT, -28.0, -24.0)]:
+        claims = (-40.0, low, (low + high) / 2, high, 0.0)
+        shares = [audible_share(10 ** (c / 10), 1.0, sampling, CHECK) for c in claims]
+        assert shares == pytest.approx([0.0, 0.0, 0.5, 1.0, 1.0])
+        assert audible_share(None, 1.0, sampling, CHECK) == 1.0
+        assert audible_share(1e-9, 1.0, sampling, CheckSettings(enabled=False)) == 1.0

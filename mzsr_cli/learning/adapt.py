@@ -15,7 +15,7 @@ from mzsr_cli.imaging.tiles import tiled_at
 from mzsr_cli.learning.inner import Pair, Parameters, gradient, pair_loss, residual, step
 from mzsr_cli.learning.networks import Network
 from mzsr_cli.learning.seen import Seen
-from mzsr_cli.settings import AdaptSettings, CheckSettings, Precision, TileSettings
+from mzsr_cli.settings import AdaptSettings, CheckSettings, Precision, Sampling, TileSettings
 
 
 @dataclass
@@ -257,13 +257,16 @@ def kept_share(
     return 1 - counts * _ramp(ratio, settings.added_full, settings.added_none)
 
 
-def audible_share(expected: float | None, variance: float, settings: CheckSettings) -> float:
+def audible_share(
+    expected: float | None, variance: float, sampling: Sampling, settings: CheckSettings
+) -> float:
     """Share of what the network adds to a signed or complex slice, 0 to 1: none where its
     starting image is expected to have next to no error."""
     if expected is None or not settings.enabled:
         return 1.0
     claim = 10 * math.log10(max(expected, 1e-30) / max(variance, 1e-30))
-    return _ramp(claim, *settings.silent)
+    direct = sampling is Sampling.DIRECT
+    return _ramp(claim, *(settings.silent_direct if direct else settings.silent))
 
 
 def _ramp(value: float, none: float, full: float) -> float:

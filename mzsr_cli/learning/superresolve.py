@@ -375,7 +375,8 @@ class Solver:
             trust = gate.slice_trust(linear.image, stage.operator.scale, self.settings.gate)
             seen = self._seen(planes, linear, carried, stage)
             if sample.signed:
-                trust *= audible_share(linear.expected, float(planes.var()), self.settings.check)
+                how = self.settings.sampling, self.settings.check
+                trust *= audible_share(linear.expected, float(planes.var()), *how)
             facts = hints.facts(stage.operator, linear.expected, stage.consistency.noise)
             added = self._change(parameters, seen, stage, facts).mul_(share * trust)
             if carried is not None:
