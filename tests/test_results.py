@@ -56,9 +56,8 @@ def test_set5_published_inputs(data: Path, tmp_path: Path) -> None:
     assert set5_psnr(inputs, truths, tmp_path / "out", *how) >= 36.55
 
 
-BEHIND = {("underwater", 2, "bicubic"), ("mimo_taps", 4, "bicubic")}
-"""Where a slice is more than 0.3 dB behind the best classical method, which it should not be: 0.38
-and 0.30 dB. To be emptied; a case that no longer belongs here fails."""
+GAINS = {("raytrace", 2, "bicubic"): 3.4, ("raytrace", 4, "bicubic"): 3.0}
+"""What is gained over the floor on structure, dB."""
 
 
 @pytest.mark.parametrize("sampling", ["bicubic", "direct"])
@@ -71,5 +70,5 @@ def test_cubes_keep_the_floor(data: Path, name: str, scale: int, sampling: str) 
     folder = "measured" if name == "fmc_notch" else "validation"
     truth = data / "cubes" / folder / f"{name}.mat"
     found = cube_benchmark.one(truth, scale, sampling, 10, None)
-    assert found["mzsr"] <= found["floor"] + 0.1
-    assert (found["worst"] <= 0.3) is ((name, scale, sampling) not in BEHIND)
+    assert found["mzsr"] <= found["floor"] + 0.1 - GAINS.get((name, scale, sampling), 0.0)
+    assert found["worst"] <= 0.3

@@ -2,15 +2,14 @@
 
 python tests/benchmarks/behind.py RESULTS.json ... [--method mzsr:10] [--margin 0.3]
 
-Reads what ``mzsr benchmark --json`` wrote for cubes. Cubes whose names differ only in digits and
-what follows them (``fmc_00``, ``fmc_01``) are one row; figures are means of dB over slices.
+Reads what ``mzsr benchmark --json`` wrote for cubes. Cubes whose names begin with the same word
+(``fmc_00``, ``fmc_01``) are one row; figures are means of dB over slices.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ def slices_of(path: Path) -> tuple[list[str], dict[Case, dict[str, list[float]]]
     scale = found["facts"]["scale"]
     table: dict[Case, dict[str, list[float]]] = {}
     for cell in found["cells"]:
-        kind = re.sub(r"(_depth)?_\d+.*", "", cell["data"])
+        kind = cell["data"].partition("_")[0]
         row = table.setdefault((kind, f"x{scale[0]:g} {cell['degradation']}"), {})
         row.setdefault(cell["method"], []).extend(float(s["nmse"]) for s in cell["slices"])
     return found["methods"], table
