@@ -244,7 +244,9 @@ class PlateauSettings:
     beside: float = 0.02
     """... and so many times what other values have on average just above it, up to that far."""
     candidates: int = 6
-    """Plateaus that are looked at, the largest first."""
+    """Plateaus that are looked at, the largest first ..."""
+    looked_at: int = 2**21
+    """... among about so many samples of large slices."""
     window: int = 5
     ringing: float = 0.12
     unexplained: float = 0.01

@@ -3,6 +3,8 @@ bounds is nearer to the truth and has the same samples."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -112,6 +114,12 @@ def test_common_levels_of_integers_are_no_plateau(rng: np.random.Generator) -> N
     floored = np.maximum(levels, 20)
     planes = ((floored - 20) / np.ptp(floored))[None]
     assert plateaus(planes, True, Grain(level=1 / np.ptp(floored)), PLATEAU) == Bounds(0.0)
+
+
+def test_of_large_slices_some_samples_are_looked_at(rng: np.random.Generator) -> None:
+    image = shadow_map(rng, (120, 131))[None]
+    some = replace(PLATEAU, looked_at=5000)
+    assert plateaus(image, False, Grain(), some) == Bounds(0.0)
 
 
 def test_small_slices_and_complex_ones_show_nothing(rng: np.random.Generator) -> None:
