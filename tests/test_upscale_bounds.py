@@ -26,7 +26,8 @@ def shadow_map(tmp_path: Path) -> Path:
     slow = ndimage.gaussian_filter(rng.standard_normal((74, 82, 2)), (6, 6, 0)) * 60
     high = np.where(lit, np.maximum(-80 + slow, SHADOW), SHADOW).astype(np.float32)
     source = save(tmp_path / "high.npy", high)
-    assert run("degrade", source, "--scale", 2, "-o", tmp_path / "low.npy") == 0
+    low = ("-o", tmp_path / "low.npy", "--overwrite")
+    assert run("degrade", source, "--scale", 2, *low) == 0
     assert np.load(tmp_path / "low.npy").min() < SHADOW - 0.1
     return tmp_path / "low.npy"
 
@@ -109,3 +110,10 @@ def test_bounds_in_a_configuration(tmp_path: Path, weights: Path) -> None:
     how = ("--scale", 2, "--weights", weights, "--steps", 0, "-o", out)
     assert run("--config", config, "upscale", low, *how) == 0
     assert np.load(out).min() >= -105 - 1e-4
+
+
+def test_tiles_change_nothing_within_bounds(tmp_path: Path, weights: Path) -> None:
+    whole, told = bounded(tmp_path, weights)
+    tiled, _ = bounded(tmp_path, weights, "--tile", 32)
+    assert told[0] is not None
+    assert np.abs(tiled - whole).max() < 1e-4 * np.ptp(whole)
