@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mzsr_cli.imaging import degrade, kernels, normalize, products
+from mzsr_cli.imaging.banded import Banded
 from mzsr_cli.imaging.degrade import Consistency
 from mzsr_cli.imaging.normalize import Range
 from mzsr_cli.imaging.products import Products
@@ -47,7 +48,7 @@ def test_bands_cover_every_row_once() -> None:
 def test_parts_equal_the_dense_sum(device: torch.device) -> None:
     terms = tuple((random(37, n, seed=n), random(2, n, 31, seed=9 + n)) for n in (3, 5))
     dense = sum((left @ right for left, right in terms), start=torch.zeros(2, 37, 31, dtype=F64))
-    image = Products(terms).to(torch.zeros(1, device=device, dtype=F64))
+    image = Products(tuple((Banded.of(left.to(device)), m.to(device)) for left, m in terms))
     assert image.shape == dense.shape
     torch.testing.assert_close(image.whole().cpu(), dense)
     part = image.at(slice(4, 19), slice(7, 30), slice(1, 2))

@@ -226,7 +226,7 @@ def test_filter_solves_the_normal_equations(rng: np.random.Generator) -> None:
     dense = dense + SETTINGS.mean_variance
     gram = reduction @ dense @ reduction.T + damping * np.eye(len(reduction))
     expected = dense @ reduction.T @ np.linalg.inv(gram)
-    found = wiener.axis_filter(spectrum, reduction, SETTINGS).matrix.numpy()
+    found = wiener.axis_filter(spectrum, op.reductions[0], SETTINGS).matrix.numpy()
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -275,16 +275,22 @@ def test_short_axes_say_nothing_of_a_continuum(
 
 @pytest.mark.parametrize(("hr", "scale"), [(96, 2.0), (98, 2.0), (34, 2.0), (258, 3.0), (51, 3.0)])
 def test_halves_solve_the_whole(rng: np.random.Generator, hr: int, scale: float) -> None:
-    """Even and odd numbers of rows and of columns."""
+    """Even and odd numbers of rows and of columns, against dense matrices."""
     operator = degrade.degradation(kernels.delta(), Sampling.BICUBIC, (scale, scale), (hr, hr))
-    reduce = torch.from_numpy(np.ascontiguousarray(operator.reduction(0)))
-    assert torch.allclose(reduce, reduce.flip(0, 1), rtol=0, atol=1e-14)
+    reduction = operator.reductions[0]
+    reduce, ones = torch.from_numpy(reduction.matrix), reduction.sums
+    assert reduction.mirrored
     lags = torch.from_numpy(np.exp(-np.arange(hr) / (3 + rng.random())))
-    cross = wiener._toeplitz_product(lags, reduce)
+    index = torch.arange(hr)
+    cross = reduce @ lags[(index[:, None] - index).abs()]
     gram = cross @ reduce.mT
+    upper = reduction.cross(lags)
+    torch.testing.assert_close(upper, cross[: reduction.rows], rtol=0, atol=1e-12)
+    torch.testing.assert_close(reduction.gram(upper), gram[: reduction.rows], rtol=0, atol=1e-12)
+    trace = float(gram.trace())
+    assert reduction.summed(gram.diagonal()[: reduction.rows]) == pytest.approx(trace, rel=1e-12)
     gram.diagonal().add_(1e-6)
-    ones = reduce.sum(1, keepdim=True)
-    found, constant = wiener._solved_by_halves(gram, cross, ones)
+    found, constant = wiener._solved_by_halves(gram[: reduction.rows], upper, ones)
     expected = torch.linalg.solve(gram, torch.cat([cross, ones], 1))
     torch.testing.assert_close(found, expected[:, :-1], rtol=0, atol=1e-10)
     torch.testing.assert_close(constant, expected[:, -1], rtol=0, atol=1e-10)

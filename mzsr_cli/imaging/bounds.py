@@ -12,6 +12,7 @@ constraints", SIAM J. Control and Optimization 31, 1993.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import product
 
@@ -97,15 +98,18 @@ def plateaus(planes: Values, rings: bool, grain: Grain, settings: PlateauSetting
     """
     if len(planes) != 1 or planes.size < settings.slice_min:
         return UNBOUNDED
-    low = _floor(planes[0], rings, grain, settings)
-    high = _floor(1 - planes[0], rings, grain, settings)
+    every = 1 + planes.size // settings.looked_at
+    ordered = np.sort(planes.ravel()[::every])
+    low = _floor(planes[0], ordered, rings, grain, settings)
+    high = _floor(1 - planes[0], 1 - ordered[::-1], rings, grain, settings)
     return Bounds(low, None if high is None else 1 - high)
 
 
-def _floor(image: Values, rings: bool, grain: Grain, settings: PlateauSettings) -> float | None:
-    """The most frequent value of an image that can be the lowest of what was sampled."""
-    every = 1 + image.size // settings.looked_at
-    ordered = np.sort(image.ravel()[::every])
+def _floor(
+    image: Values, ordered: Values, rings: bool, grain: Grain, settings: PlateauSettings
+) -> float | None:
+    """The most frequent value of an image, of which some samples are ``ordered``, that can be the
+    lowest of what was sampled."""
     for value in _frequent(ordered, grain, settings):
         if _is_lowest(image, value, rings, grain.tolerance(settings), settings):
             return value
@@ -117,9 +121,12 @@ def _frequent(ordered: Values, grain: Grain, settings: PlateauSettings) -> list[
     frequent one first."""
     tolerance = grain.tolerance(settings)
     width = max(2 * tolerance, grain.level)
+    least = max(settings.samples_min, settings.share_min * len(ordered))
+    together = math.ceil(least) - 1
+    if not (ordered[together:] <= ordered[: len(ordered) - together] + tolerance).any():
+        return []
     ends = np.searchsorted(ordered, ordered + tolerance, side="right")
     counts = ends - np.arange(len(ordered))
-    least = max(settings.samples_min, settings.share_min * len(ordered))
     found: list[float] = []
     while len(found) < settings.candidates:
         at = int(counts.argmax())
@@ -267,7 +274,7 @@ def _runs(matrices: tuple[torch.Tensor, ...]) -> list[_Run]:
 
 def _blocks(operator: Degradation) -> list[tuple[_Run, _Run]]:
     """A in blocks: few LR samples have a part in a block of HR pixels."""
-    rows, cols = zip(*operator.map.terms, strict=True)
+    rows, cols = (tuple(term[axis].matrix for term in operator.map.terms) for axis in (0, 1))
     return list(product(_runs(rows), _runs(cols)))
 
 

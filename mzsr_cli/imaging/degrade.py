@@ -18,9 +18,11 @@ import torch
 from scipy import sparse
 
 from mzsr_cli.imaging import resize
+from mzsr_cli.imaging.banded import Banded
 from mzsr_cli.imaging.kernels import Kernel
 from mzsr_cli.imaging.products import Products, bands
 from mzsr_cli.imaging.resize import Matrix
+from mzsr_cli.imaging.wiener import Reduction
 from mzsr_cli.settings import ConsistencySettings, Method, Sampling
 
 CPU = torch.device("cpu")
@@ -58,42 +60,52 @@ class Kronecker:
     """A linear map of (..., H, W) to (..., h, w): x to the sum of R x C^T over ``terms`` (R, C),
     R (h, H) and C (w, W)."""
 
-    terms: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    terms: tuple[tuple[Banded, Banded], ...]
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """(..., H, W) to (..., h, w)."""
-        first, *rest = (resize.separable(x, rows, cols) for rows, cols in self.terms)
+        first, *rest = (cols.along(rows.times(x)) for rows, cols in self.terms)
         return sum(rest, start=first)
 
     def adjoint(self, y: torch.Tensor) -> torch.Tensor:
         """(..., h, w) to (..., H, W)."""
-        first, *rest = (resize.separable(y, rows.mT, cols.mT) for rows, cols in self.terms)
+        first, *rest = (rows.mT.times(cols.mT.along(y)) for rows, cols in self.terms)
         return sum(rest, start=first)
 
-    def after(self, rows: torch.Tensor, cols: torch.Tensor) -> Kronecker:
+    def after(self, rows: Banded, cols: Banded) -> Kronecker:
         """This map of R y C^T, as a map of y."""
-        return Kronecker(tuple((mine @ rows, own @ cols) for mine, own in self.terms))
+        return Kronecker(
+            tuple(
+                (Banded.of(mine.times(rows.matrix)), Banded.of(own.times(cols.matrix)))
+                for mine, own in self.terms
+            )
+        )
 
     def gram(self) -> Kronecker:
         """This map of its adjoint: (..., h, w) to the same."""
         pairs = product(self.terms, self.terms)
-        return Kronecker(tuple((r @ q.mT, c @ d.mT) for (r, c), (q, d) in pairs))
+        return Kronecker(
+            tuple(
+                (Banded.of(r.times(q.matrix.mT)), Banded.of(c.times(d.matrix.mT)))
+                for (r, c), (q, d) in pairs
+            )
+        )
 
     def apply_to(
         self, x: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
         """``apply`` of f(x), (P, H, W) to (P, h, w), for a pointwise f, band by band."""
-        (rows, cols), *_ = self.terms
-        total = x.new_zeros(len(x), len(rows), len(cols))
+        halves = [x.new_empty(*x.shape[:2], len(cols)) for _, cols in self.terms]
         for band in bands(x):
             part = change(x[:, band])
-            for rows, cols in self.terms:
-                total += rows[:, band] @ (part @ cols.mT)
-        return total
+            for half, (_, cols) in zip(halves, self.terms, strict=True):
+                half[:, band] = cols.along(part)
+        first, *rest = (rows.times(h) for h, (rows, _) in zip(halves, self.terms, strict=True))
+        return sum(rest, start=first)
 
     def adjoint_products(self, y: torch.Tensor) -> Products:
         """``adjoint`` of (P, h, w), not yet evaluated."""
-        return Products(tuple((rows.mT, y @ cols) for rows, cols in self.terms))
+        return Products(tuple((rows.mT, cols.mT.along(y)) for rows, cols in self.terms))
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,11 +147,14 @@ class Degradation:
     def _tensor(self, matrix: Matrix | torch.Tensor) -> torch.Tensor:
         return torch.as_tensor(matrix).to(self.device, self.dtype)
 
+    def _banded(self, matrix: Matrix) -> Banded:
+        return Banded.of(self._tensor(matrix))
+
     @cached_property
     def map(self) -> Kronecker:
         """A itself."""
         terms = (self.leading, *map(self.axis_term, range(1, self.rank)))
-        return Kronecker(tuple((self._tensor(rows), self._tensor(cols)) for rows, cols in terms))
+        return Kronecker(tuple((self._banded(rows), self._banded(cols)) for rows, cols in terms))
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """A x: (..., H, W) to (..., h, w)."""
@@ -161,29 +176,28 @@ class Degradation:
         return self.apply(self.adjoint(y)) if self._gram is None else self._gram.apply(y)
 
     @cached_property
-    def _interpolators(self) -> dict[tuple[Method, float], tuple[torch.Tensor, torch.Tensor]]:
+    def _interpolators(self) -> dict[tuple[Method, float], tuple[Banded, Banded]]:
         return {}
 
     def interpolate(self, y: torch.Tensor, method: Method, damping: float) -> torch.Tensor:
         """LR (..., h, w) to HR (..., H, W) by ``bicubic``, ``spline`` or ``bandlimited``, on the
         grid that the sampling implies. ``damping`` bounds the band-limited division."""
-        return resize.separable(y, *self.interpolator(method, damping))
+        rows, cols = self.interpolator(method, damping)
+        return rows.times(cols.along(y))
 
     def interpolation(self, y: torch.Tensor, method: Method, damping: float) -> Products:
         """The same of (P, h, w), not yet evaluated."""
         rows, cols = self.interpolator(method, damping)
-        return Products(((rows, y @ cols.mT),))
+        return Products(((rows, cols.along(y)),))
 
-    def interpolator(self, method: Method, damping: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def interpolator(self, method: Method, damping: float) -> tuple[Banded, Banded]:
         """The axis matrices (H, h) and (W, w) of ``interpolate``."""
         key = (method, damping if method is Method.BANDLIMITED else 0.0)
         if key not in self._interpolators:
             self._interpolators[key] = self._make_interpolator(method, damping)
         return self._interpolators[key]
 
-    def _make_interpolator(
-        self, method: Method, damping: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _make_interpolator(self, method: Method, damping: float) -> tuple[Banded, Banded]:
         pair = []
         for axis in (0, 1):
             lr, hr, s = self.lr_shape[axis], self.hr_shape[axis], self.scale[axis]
@@ -194,22 +208,25 @@ class Degradation:
                 matrix = resize.spline_matrix(lr, hr, s, self.sampling)
             else:
                 matrix = resize.bicubic_matrix(lr, hr, s, self.sampling)
-            pair.append(self._tensor(matrix))
+            pair.append(self._banded(matrix))
         return pair[0], pair[1]
 
     def reduction(self, axis: int) -> Matrix:
         """Axis 0 or 1 of the leading separable term, (lr, hr), scaled to unit gain at DC."""
-        matrix = self.leading[axis]
-        return matrix / matrix.sum(1).mean()
+        return self.reductions[axis].matrix
+
+    @cached_property
+    def reductions(self) -> tuple[Reduction, Reduction]:
+        """The same of both axes, for filters."""
+        rows, cols = (Reduction(matrix / matrix.sum(1).mean()) for matrix in self.leading)
+        return rows, cols
 
 
 @dataclass(frozen=True)
 class _Eigen:
-    """``turn`` (..., h, w) into the eigenvectors of A A^T; A followed by that; and 1 / (its
-    eigenvalues + mu), (h, w)."""
+    """``turn`` into the eigenvectors of A A^T, and 1 / (its eigenvalues + mu), (h, w)."""
 
     turn: Kronecker
-    map: Kronecker
     inverse: torch.Tensor
 
 
@@ -232,10 +249,8 @@ class Consistency:
         self.damping = settings.damping + noise**2 / settings.residual_variance
         self.iterations = settings.iterations
         self._eigen = self._decompose() if operator.rank == 1 else None
-        self._seen = operator.map if self._eigen is None else self._eigen.map
-        """A, in the eigenvectors of A A^T where they are known."""
         self._interpolated: dict[Method, Kronecker] = {}
-        """A after an interpolation, likewise."""
+        """A after an interpolation."""
         self._top = largest_eigenvalue(operator) if self._eigen is None else 0.0
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Consistency:
@@ -250,20 +265,15 @@ class Consistency:
         d_rows, u_rows = torch.linalg.eigh(rows @ rows.mT)
         d_cols, u_cols = torch.linalg.eigh(cols @ cols.mT)
         spectrum = torch.outer(d_rows.clamp(min=0), d_cols.clamp(min=0)) + self.damping
-        tensor = self.operator._tensor
-        return _Eigen(
-            Kronecker(((tensor(u_rows.mT), tensor(u_cols.mT)),)),
-            Kronecker(((tensor(u_rows.mT @ rows), tensor(u_cols.mT @ cols)),)),
-            tensor(1 / spectrum),
-        )
+        turn = tuple(Banded.whole(self.operator._tensor(u.mT)) for u in (u_rows, u_cols))
+        return _Eigen(Kronecker(((turn[0], turn[1]),)), self.operator._tensor(1 / spectrum))
 
-    def _known(self, y: torch.Tensor) -> torch.Tensor:
-        """LR y, as ``_seen`` shows A x."""
-        return y if self._eigen is None else self._eigen.turn.apply(y)
-
-    def _solve(self, r: torch.Tensor) -> torch.Tensor:
-        """(A A^T + mu I)^-1 r, both as ``_seen`` shows them."""
-        return self._chebyshev(r) if self._eigen is None else r * self._eigen.inverse
+    def inverse(self, r: torch.Tensor) -> torch.Tensor:
+        """(A A^T + mu I)^-1 r of LR r (..., h, w)."""
+        if self._eigen is None:
+            return self._chebyshev(r)
+        turn = self._eigen.turn
+        return turn.adjoint(turn.apply(r) * self._eigen.inverse)
 
     def _chebyshev(self, r: torch.Tensor) -> torch.Tensor:
         """Chebyshev semi-iteration (Saad, "Iterative methods", algorithm 12.1)."""
@@ -282,35 +292,29 @@ class Consistency:
             rho = rho_next
         return z
 
-    def inverse(self, r: torch.Tensor) -> torch.Tensor:
-        """(A A^T + mu I)^-1 r of LR r (..., h, w)."""
-        solved = self._solve(self._known(r))
-        return solved if self._eigen is None else self._eigen.turn.adjoint(solved)
-
     def restore(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """x + B (y - A x): HR (..., H, W) made to explain LR y (..., h, w)."""
-        missing = self._solve(self._known(y) - self._seen.apply(x))
-        return x + self._seen.adjoint(missing)
+        return x + self.operator.adjoint(self.inverse(y - self.operator.apply(x)))
 
     def explained(self, y: torch.Tensor, method: Method) -> Products:
         """The interpolation x of LR y (P, h, w) by ``method``, made to explain it: x + B (y - A x),
         not yet evaluated."""
         if method not in self._interpolated:
             pair = self.operator.interpolator(method, self.damping)
-            self._interpolated[method] = self._seen.after(*pair)
-        missing = self._solve(self._known(y) - self._interpolated[method].apply(y))
+            self._interpolated[method] = self.operator.map.after(*pair)
+        missing = self.inverse(y - self._interpolated[method].apply(y))
         interpolation = self.operator.interpolation(y, method, self.damping)
-        return interpolation + self._seen.adjoint_products(missing)
+        return interpolation + self.operator.map.adjoint_products(missing)
 
     def restore_(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """``restore(y, x)`` of (P, h, w) and (P, H, W), in the place of x."""
-        missing = self._solve(self._known(y) - self._seen.apply(x))
-        return self._seen.adjoint_products(missing).add_to(x)
+        missing = self.inverse(y - self.operator.apply(x))
+        return self.operator.map.adjoint_products(missing).add_to(x)
 
     def free_(self, v: torch.Tensor) -> torch.Tensor:
         """``free(v)`` of (P, H, W), in the place of v; not differentiable."""
-        seen = self._solve(self._seen.apply(v))
-        return self._seen.adjoint_products(seen).add_to(v, -1.0)
+        seen = self.inverse(self.operator.apply(v))
+        return self.operator.map.adjoint_products(seen).add_to(v, -1.0)
 
     def free(self, v: torch.Tensor) -> torch.Tensor:
         """v - B A v for HR v (..., H, W); differentiable to any order."""
@@ -318,7 +322,7 @@ class Consistency:
         return result
 
     def _free(self, v: torch.Tensor) -> torch.Tensor:
-        return v - self._seen.adjoint(self._solve(self._seen.apply(v)))
+        return v - self.operator.adjoint(self.inverse(self.operator.apply(v)))
 
 
 class _Free(torch.autograd.Function):

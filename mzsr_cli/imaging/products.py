@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from mzsr_cli.imaging.banded import Banded
+
 BAND = 1 << 21
 """Samples of a band of rows: 8 MiB in float32."""
 
@@ -30,28 +32,23 @@ def mean_square(image: torch.Tensor) -> float:
 class Products:
     """An image (P, H, W) = sum of L M over ``terms`` (L, M): L (H, n) and M (P, n, W)."""
 
-    terms: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    terms: tuple[tuple[Banded, torch.Tensor], ...]
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(P, H, W)."""
         left, right = self.terms[0]
-        return right.shape[0], left.shape[0], right.shape[2]
+        return right.shape[0], len(left), right.shape[2]
 
     def __add__(self, other: Products) -> Products:
         return Products(self.terms + other.terms)
 
-    def to(self, like: torch.Tensor) -> Products:
-        """The same in the dtype and on the device of ``like``."""
-        return Products(tuple((left.to(like), right.to(like)) for left, right in self.terms))
-
     def at(self, rows: slice, cols: slice, planes: slice = slice(None)) -> torch.Tensor:
         """A rectangle of the image, of all planes or of some."""
-        first, *rest = self.terms
-        image = first[0][rows] @ first[1][planes, :, cols]
-        for left, right in rest:
-            image += left[rows] @ right[planes, :, cols]
-        return image
+        first, *rest = (left.times(right[planes, :, cols], rows) for left, right in self.terms)
+        for other in rest:
+            first += other
+        return first
 
     def whole(self) -> torch.Tensor:
         """The image (P, H, W), made band by band."""

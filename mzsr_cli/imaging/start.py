@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from mzsr_cli.imaging import resize
+from mzsr_cli.imaging.banded import Banded
 from mzsr_cli.imaging.degrade import Consistency, Degradation
 from mzsr_cli.imaging.products import Products, bands
 from mzsr_cli.imaging.wiener import Array, axis_filter, axis_spectrum, share_beyond
@@ -44,10 +45,12 @@ class SliceFilter:
     expected: float
 
     def apply(self, y: torch.Tensor) -> Products:
-        """LR planes (P, h, w), float64, to HR (P, H, W)."""
+        """LR planes (P, h, w) to HR (P, H, W), in their precision."""
         mean = y.mean((1, 2), keepdim=True)
-        level = (y.new_ones(len(self.rows), 1), mean.expand(-1, 1, len(self.cols)))
-        return Products(((self.rows, (y - mean) @ self.cols.mT), level))
+        ones = Banded.whole(y.new_ones(len(self.rows), 1))
+        level = (ones, mean.expand(-1, 1, len(self.cols)))
+        rows, cols = Banded.whole(self.rows.to(y)), self.cols.to(y)
+        return Products(((rows, (y - mean) @ cols.mT), level))
 
 
 def slice_model(operator: Degradation, y: torch.Tensor, settings: WienerSettings) -> SliceModel:
@@ -71,8 +74,8 @@ def slice_model(operator: Degradation, y: torch.Tensor, settings: WienerSettings
 def slice_filter(operator: Degradation, model: SliceModel, settings: WienerSettings) -> SliceFilter:
     """The filter that a model implies."""
     rows, cols = (
-        axis_filter(spectrum, operator.reduction(axis), settings)
-        for axis, spectrum in enumerate(model.spectra)
+        axis_filter(spectrum, reduction, settings)
+        for spectrum, reduction in zip(model.spectra, operator.reductions, strict=True)
     )
     expected = model.variance * (1 - rows.explained * cols.explained)
     return SliceFilter(rows.matrix, cols.matrix, expected)
@@ -90,7 +93,7 @@ def _by_model(
 ) -> Start:
     """LR planes (P, h, w) to HR (P, H, W) by a model of them."""
     found = slice_filter(operator, model, settings)
-    return Start(found.apply(y.detach().cpu().double()).to(y).whole(), found.expected)
+    return Start(found.apply(y.detach()).whole(), found.expected)
 
 
 def _error_of_root(error: float, image: torch.Tensor) -> float:
@@ -98,9 +101,9 @@ def _error_of_root(error: float, image: torch.Tensor) -> float:
     error e of the square is one of e / 2x of the root x, but not more than sqrt(e)."""
     if error <= 0:
         return 0.0
-    parts = (image[:, band].double().square() for band in bands(image))
-    total = sum(float((error / (4 * (part + error**0.5))).sum()) for part in parts)
-    return total / image.numel()
+    parts = (image[:, band].square().add_(error**0.5) for band in bands(image))
+    total = sum(float(part.reciprocal_().sum(dtype=torch.float64)) for part in parts)
+    return error / 4 * total / image.numel()
 
 
 def promising(
@@ -135,7 +138,7 @@ def intensity(
     for done in range(1 + rounds):
         known = model if model is not None and done == 0 else None
         found = slice_filter(operator, known or slice_model(operator, squares, settings), settings)
-        root = found.apply(squares).to(known_y).whole().clamp_(min=0).sqrt_()
+        root = found.apply(squares.to(known_y)).whole().clamp_(min=0).sqrt_()
         image = consistency.restore_(known_y, root)
         expected = _error_of_root(found.expected, image)
         if expected > limit or done == rounds:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import fft
+from scipy import fft, sparse
 from scipy.signal import windows
 
 from mzsr_cli.settings import WienerSettings
@@ -31,13 +31,19 @@ Array = NDArray[np.float64]
 def periodogram(planes: Array, axis: int, padding: int) -> Array:
     """Hann-windowed power of planes (P, h, w) along ``axis`` (1 or 2), averaged over the rest.
 
-    Frequencies 0 to Nyquist in ``padding * n + 1`` steps; mean 1 (all zero stays zero).
+    Frequencies 0 to Nyquist in ``padding * n + 1`` steps; mean 1 (all zero stays zero). The lines'
+    mean autocorrelation is padded, not each line (Wiener and Khinchin).
     """
     n = planes.shape[axis]
     lines = np.moveaxis(planes - planes.mean((1, 2), keepdims=True), axis, -1).reshape(-1, n)
     window = windows.hann(n + 2)[1:-1]
-    found = fft.rfft(lines * window, 2 * padding * n)
+    found = fft.rfft(lines * window, 2 * n)
     mean = (found.real**2 + found.imag**2).mean(0)
+    if padding > 1:
+        lags = fft.irfft(mean, 2 * n)
+        padded = np.zeros(2 * padding * n)
+        padded[:n], padded[1 - n :] = lags[:n], lags[n + 1 :]
+        mean = np.maximum(fft.rfft(padded).real, 0.0)
     return np.asarray(mean / (mean.mean() or 1.0))
 
 
@@ -172,25 +178,61 @@ def share_beyond(spectrum: Array, scale: float) -> float:
     return float(spectrum[limit + 1 :].sum()) / total if total > 0 else 0.0
 
 
-def axis_filter(spectrum: Array, reduction: Array, settings: WienerSettings) -> AxisFilter:
+class Reduction:
+    """One axis' degradation (n_lr, n_hr), unit gain at DC, and what every filter needs of it.
+
+    ``mirrored``: it stays what it is when both axes are, as after antialiased sampling; then so do
+    all the matrices made with it, of which the upper ``rows`` are enough.
+    """
+
+    def __init__(self, matrix: Array) -> None:
+        self.n_lr, self.n_hr = matrix.shape
+        self.matrix = matrix
+        self.sums = torch.from_numpy(matrix.sum(1, keepdims=True))
+        self.mirrored = bool(np.allclose(matrix, matrix[::-1, ::-1], rtol=0, atol=1e-14))
+        self.rows = (self.n_lr + 1) // 2 if self.mirrored else self.n_lr
+        self._taps = sparse.csr_array(matrix)
+        upper = torch.from_numpy(np.ascontiguousarray(matrix[: self.rows]))
+        self._waves = torch.fft.rfft(upper, 2 * self.n_hr)
+
+    def cross(self, lags: torch.Tensor) -> torch.Tensor:
+        """The upper rows of R C, (rows, n_hr), for the covariance ``lags`` (n_hr): products with a
+        symmetric Toeplitz matrix, by circulants."""
+        circle = torch.cat([lags, lags.new_zeros(1), lags[1:].flip(0)])
+        product = self._waves * torch.fft.rfft(circle).real
+        return torch.fft.irfft(product, 2 * self.n_hr)[:, : self.n_hr]
+
+    def gram(self, cross: torch.Tensor) -> torch.Tensor:
+        """The upper rows of R C R^T, (rows, n_lr), from those of R C."""
+        found = self._taps @ np.ascontiguousarray(cross.numpy().T)
+        return torch.from_numpy(np.ascontiguousarray(found.T))
+
+    def summed(self, upper: torch.Tensor) -> float:
+        """The sum over all rows of what is the same when mirrored, from the sums (rows,) of the
+        upper ones."""
+        total = float(upper.sum())
+        return 2 * total - float(upper[-1]) * (self.n_lr % 2) if self.mirrored else total
+
+
+def axis_filter(spectrum: Array, reduction: Reduction, settings: WienerSettings) -> AxisFilter:
     """The Wiener filter of one axis for an HR power ``spectrum`` (see :func:`axis_spectrum`).
 
-    ``reduction`` (n_lr, n_hr) is the axis' degradation. An empty spectrum gives the interpolator
-    of a constant.
+    An empty spectrum gives the interpolator of a constant.
     """
-    n_lr, n_hr = reduction.shape
+    n_lr, n_hr = reduction.n_lr, reduction.n_hr
     if len(spectrum) == 0:
         return AxisFilter(torch.full((n_hr, n_lr), 1.0 / n_lr, dtype=torch.float64), 1.0)
-    reduce = torch.from_numpy(np.ascontiguousarray(reduction))
-    cross = _toeplitz_product(torch.from_numpy(covariance(spectrum, n_hr)), reduce)
-    gram = cross @ reduce.mT
-    gram.diagonal().add_(settings.damping * float(gram.trace()) / n_lr)
-    ones = reduce.sum(1, keepdim=True)
-    mirrored = torch.allclose(reduce, reduce.flip(0, 1), rtol=0, atol=1e-14)
-    solve = _solved_by_halves if mirrored else _solved
-    plain, constant = solve(gram, cross, ones)
-    explained = float((plain * cross).sum()) / n_hr
-    return AxisFilter(_with_mean(plain, constant, ones[:, 0], settings), min(1.0, explained))
+    cross = reduction.cross(torch.from_numpy(covariance(spectrum, n_hr)))
+    gram = reduction.gram(cross)
+    diagonal = gram.diagonal()
+    diagonal.add_(settings.damping * reduction.summed(diagonal) / n_lr)
+    solve = _solved_by_halves if reduction.mirrored else _solved
+    plain, constant = solve(gram, cross, reduction.sums)
+    upper = (plain[: reduction.rows] * cross).sum(1)
+    explained = reduction.summed(upper) / n_hr
+    return AxisFilter(
+        _with_mean(plain, constant, reduction.sums[:, 0], settings), min(1.0, explained)
+    )
 
 
 def _solved(
@@ -205,36 +247,31 @@ def _solved(
 def _solved_by_halves(
     gram: torch.Tensor, cross: torch.Tensor, ones: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same where all stay what they are when every axis is mirrored, as after antialiased
-    sampling: even and odd parts are solved apart, of half of the columns (the others are these,
-    mirrored): a quarter of the work (Cantoni and Butler, 1976, centrosymmetric systems)."""
-    n, m = cross.shape
+    """The same where all stay what they are when every axis is mirrored, from the upper halves of
+    ``gram`` and ``cross`` (with the middle row): even and odd parts are solved apart, of half of
+    the columns (the others are these, mirrored): a quarter of the work (Cantoni and Butler, 1976,
+    centrosymmetric systems)."""
+    n, m = gram.shape[1], cross.shape[1]
     half, wanted = n // 2, (m + 1) // 2
     root = 0.5**0.5
-    right = torch.cat([cross[:, :wanted], ones], 1)
-    top, bottom = right[:half], right[n - half :].flip(0)
+    top, bottom = cross[:half, :wanted], cross[:half].flip(1)[:, :wanted]
     same, other = gram[:half, :half], gram[:half, n - half :].flip(1)
     odd, _ = _solved(same - other, (top - bottom) * root, ones[:half])
     even_gram, even_right = same + other, (top + bottom) * root
+    even_ones = 2 * root * ones[:half]
     if n % 2:
         middle = gram[half, :half] / root
         even_gram = torch.cat([even_gram, middle[None]])
         column = torch.cat([middle, gram[half, half][None]])
         even_gram = torch.cat([even_gram, column[:, None]], 1)
-        even_right = torch.cat([even_right, right[half][None]])
-    even, _ = _solved(even_gram, even_right, even_right[:, :1])
+        even_right = torch.cat([even_right, cross[half, :wanted][None]])
+        even_ones = torch.cat([even_ones, ones[half][None]])
+    even, constant = _solved(even_gram, even_right, even_ones)
     first, last = (even[:half] + odd) * root, (even[:half] - odd) * root
-    solved = torch.cat([first, even[half:], last.flip(0)])
-    found, constant = solved[:, :-1], solved[:, -1]
+    found = torch.cat([first, even[half:], last.flip(0)])
+    ends = constant[:half] * root
+    constant = torch.cat([ends, constant[half:], ends.flip(0)])
     return torch.cat([found, found[:, : m - wanted].flip(0, 1)], 1), constant
-
-
-def _toeplitz_product(lags: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """``rows`` (m, n) times the symmetric Toeplitz matrix of ``lags`` (n), by circulants."""
-    n = len(lags)
-    circle = torch.cat([lags, lags.new_zeros(1), lags[1:].flip(0)])
-    product = torch.fft.rfft(rows, 2 * n) * torch.fft.rfft(circle).real
-    return torch.fft.irfft(product, 2 * n)[:, :n]
 
 
 def _with_mean(
