@@ -146,7 +146,7 @@ def test_spectral_model_is_seen_through_the_reduction(rng: np.random.Generator) 
     power = wiener.periodogram(y, 1, SETTINGS.padding)
     assert power.mean() == pytest.approx(1)
     reduction = op.reduction(0)
-    spectrum = wiener.spectral_model(power, reduction, 2.0, SETTINGS)
+    spectrum = wiener.spectral_model(power, op.reductions[0], 2.0, SETTINGS)
     taps = reduction[20]
     omega = np.linspace(0, np.pi, len(spectrum))
     response = np.abs(np.exp(-1j * np.outer(omega, np.arange(len(taps)))) @ taps) ** 2
@@ -219,7 +219,7 @@ def test_filter_solves_the_normal_equations(rng: np.random.Generator) -> None:
     op = operator(Sampling.BICUBIC)
     y = photo_like(rng, 37, 31).numpy()
     reduction = op.reduction(0)
-    spectrum = wiener.axis_spectrum(y - y.mean(), 1, reduction, 2.0, SETTINGS)
+    spectrum = wiener.axis_spectrum(y - y.mean(), 1, op.reductions[0], 2.0, SETTINGS)
     lags = wiener.covariance(spectrum, reduction.shape[1])
     dense = lags[np.abs(np.subtract.outer(*[np.arange(len(lags))] * 2))]
     damping = SETTINGS.damping * np.trace(reduction @ dense @ reduction.T) / len(reduction)

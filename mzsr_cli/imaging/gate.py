@@ -16,12 +16,12 @@ def tail(
     (a fraction of their own), from one line in ``every``. Hann-windowed, so that borders do not
     count as detail."""
     lines = planes[:, :, every // 2 :: every] if axis == 1 else planes[:, every // 2 :: every]
-    image = lines.detach().cpu().double().numpy()
+    image = lines.detach().cpu().numpy()
     power = periodogram(image, axis, padding=1)
     at = np.linspace(0, 1, len(power))
     band = (at >= settings.band * nyquist) & (at <= nyquist)
     share = power[band].sum() / (power.sum() or 1.0)
-    return float(np.sqrt(share * image.var()))
+    return float(np.sqrt(share * image.var(dtype=np.float64)))
 
 
 def trust(tail_rms: float, settings: GateSettings) -> float:

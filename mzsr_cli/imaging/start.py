@@ -64,7 +64,7 @@ def slice_model(operator: Degradation, y: torch.Tensor, settings: WienerSettings
     planes = y.numpy()
     planes = planes - planes.mean((1, 2), keepdims=True)
     rows, cols = (
-        axis_spectrum(planes, axis + 1, operator.reduction(axis), operator.scale[axis], settings)
+        axis_spectrum(planes, axis + 1, operator.reductions[axis], operator.scale[axis], settings)
         for axis in (0, 1)
     )
     kept = (1 - share_beyond(rows, operator.scale[0])) * (1 - share_beyond(cols, operator.scale[1]))
