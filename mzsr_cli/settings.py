@@ -266,9 +266,9 @@ class BoundsSettings:
     low: float | None = None
     high: float | None = None
     """Bounds that are known, in the cube's own units."""
-    rounds: int = 16
-    """Most steps of conjugate gradients, two evaluations of the degradation each ..."""
-    enough: float = 0.01
+    rounds: int = 48
+    """Most steps, an evaluation of the degradation each ..."""
+    enough: float = 1e-4
     hopeless: float = 10.0
     """... fewer where the squared misfit of the samples has fallen, or risen, to this many times
     that of cutting alone."""
@@ -276,9 +276,14 @@ class BoundsSettings:
     """There is no image within bounds where it has not fallen to this: 0.01 to 0.1 on ray-traced
     maps, 0.5 and more where a bound was wrong."""
     trial: float = 3.0
-    shortest: float = 0.5
-    longest: float = 12.0
-    """The step along a direction that is tried, and the limits of the one that is taken."""
+    """Length of the first step; most directions are held by bounds."""
+    memory: int = 5
+    """Steps that the next one's direction is made from."""
+    wavers: float = 2.0
+    """By how much the squared misfit may be above the least one so far."""
+    between: float = 0.5
+    """How far to the nearest image within bounds the slices between two stages go: at the last one
+    they are held, but there a slice is a mean of finer samples, which may ring."""
     negligible: float = 1e-5
     """RMS beyond the bounds, in units of the range, that is cut off and no more."""
     plateau: PlateauSettings = field(default_factory=PlateauSettings)

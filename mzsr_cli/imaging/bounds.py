@@ -13,8 +13,8 @@ constraints", SIAM J. Control and Optimization 31, 1993.
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import torch
@@ -213,86 +213,95 @@ def _multipliers(
     bounds: Bounds,
     settings: BoundsSettings,
 ) -> tuple[torch.Tensor, bool]:
-    """The multipliers z (P, h, w) of ``keep_``, and whether there is an image within bounds: by
-    conjugate gradients (Polak and Ribiere, preconditioned with (A A^T + mu)^-1, one secant step a
-    line)."""
+    """The multipliers z (P, h, w) of ``keep_``, and whether there is an image within bounds: by the
+    limited-memory method of Broyden, Fletcher, Goldfarb and Shanno, (A A^T + mu)^-1 for the inverse
+    Hessian to begin with and steps of length 1. The gradient wavers while the
+    image comes nearer; multipliers with one far above the least are left out."""
     operator = consistency.operator
     wanted = operator.apply(image) if consistency.noise > 0 else y
-    blocks = _blocks(operator)
 
-    def gradient(z: torch.Tensor) -> torch.Tensor:
-        return wanted - _sampled(blocks, image, z, bounds) - consistency.damping * z
-
-    def met(g: torch.Tensor) -> bool:
-        return _dot(g, g) <= settings.negligible**2 * g.numel()
+    def gradient(z: torch.Tensor) -> _Gradient:
+        g = wanted - _sampled(operator, image, z, bounds) - consistency.damping * z
+        s = consistency.inverse(g)
+        return _Gradient(g, s, _dot(g, s))
 
     z = torch.zeros_like(wanted)
-    g = gradient(z)
-    d = s = consistency.inverse(g)
-    size = first = _dot(g, s)
+    now = first = gradient(z)
+    best, least = z, now.size
+    memory = _Memory(settings.memory)
+    step = settings.trial * now.preconditioned
     for _ in range(settings.rounds):
-        if met(g) or not settings.enough * first < size < settings.hopeless * first:
+        if _met(now, settings) or not (
+            settings.enough * first.size < now.size < settings.hopeless * first.size
+        ):
             break
-        ahead = gradient(z + settings.trial * d)
-        slope, change = _dot(g, d), _dot(g - ahead, d)
-        step = settings.trial * (slope / change if change > 0 else settings.longest)
-        z = z + min(max(step, settings.shortest), settings.longest) * d
-        g_next = gradient(z)
-        s_next = consistency.inverse(g_next)
-        size_next = _dot(g_next, s_next)
-        d = s_next + max(0.0, (size_next - _dot(g, s_next)) / size) * d
-        g, size = g_next, size_next
-    return z, met(g) or size < settings.reached * first
+        z = z + step
+        after = gradient(z)
+        memory.add(step, now, after)
+        now, step = after, memory.direction(after)
+        if now.size < settings.wavers * least:
+            best, least = z, min(least, now.size)
+    return best, _met(now, settings) or least < settings.reached * first.size
 
 
-BLOCK = 128
-"""Side in HR pixels of the blocks in which A and A^T are applied."""
+def _met(at: _Gradient, settings: BoundsSettings) -> bool:
+    """Whether the samples are met as nearly as would be seen."""
+    return _dot(at.plain, at.plain) <= settings.negligible**2 * at.plain.numel()
 
 
 @dataclass(frozen=True)
-class _Run:
-    """A run of HR pixels of an axis, the LR pixels that they have a part in, and of each separable
-    term the matrix (LR, HR) between them."""
+class _Gradient:
+    """The dual's gradient (P, h, w), (A A^T + mu)^-1 times it, and the product of the two."""
 
-    high: slice
-    low: slice
-    parts: tuple[torch.Tensor, ...]
-
-
-def _runs(matrices: tuple[torch.Tensor, ...]) -> list[_Run]:
-    """The runs of an axis of matrices (h, H)."""
-    taken = sum((matrix.abs() for matrix in matrices), torch.zeros_like(matrices[0])) > 0
-    runs = []
-    for first in range(0, taken.shape[1], BLOCK):
-        high = slice(first, min(first + BLOCK, taken.shape[1]))
-        rows = taken[:, high].any(1).nonzero()
-        low = slice(int(rows.min()), int(rows.max()) + 1) if len(rows) else slice(0, 1)
-        parts = tuple(matrix[low, high].contiguous() for matrix in matrices)
-        runs.append(_Run(high, low, parts))
-    return runs
+    plain: torch.Tensor
+    preconditioned: torch.Tensor
+    size: float
 
 
-def _blocks(operator: Degradation) -> list[tuple[_Run, _Run]]:
-    """A in blocks: few LR samples have a part in a block of HR pixels."""
-    rows, cols = (tuple(term[axis].matrix for term in operator.map.terms) for axis in (0, 1))
-    return list(product(_runs(rows), _runs(cols)))
+class _Memory:
+    """The last steps of an ascent and the changes of the gradient along them (J. Nocedal, "Updating
+    quasi-Newton matrices with limited storage", 1980)."""
+
+    def __init__(self, length: int) -> None:
+        self._kept: deque[tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]]
+        self._kept = deque(maxlen=length)
+
+    def add(self, step: torch.Tensor, before: _Gradient, after: _Gradient) -> None:
+        """A step, and the gradients on both of its ends; one along which the gradient does not fall
+        says nothing."""
+        fallen = before.plain - after.plain
+        curvature = _dot(step, fallen)
+        if curvature > 0:
+            preconditioned = before.preconditioned - after.preconditioned
+            self._kept.append((step, fallen, preconditioned, curvature))
+
+    def direction(self, at: _Gradient) -> torch.Tensor:
+        """The next step from there."""
+        if not self._kept:
+            return at.preconditioned
+        rest, ahead, parts = at.plain, at.preconditioned, []
+        for step, fallen, preconditioned, curvature in reversed(self._kept):
+            part = _dot(step, rest) / curvature
+            parts.append(part)
+            rest, ahead = rest - part * fallen, ahead - part * preconditioned
+        _, fallen, preconditioned, curvature = self._kept[-1]
+        ahead = curvature / _dot(fallen, preconditioned) * ahead
+        for (step, fallen, _, curvature), part in zip(self._kept, reversed(parts), strict=True):
+            ahead = ahead + (part - _dot(fallen, ahead) / curvature) * step
+        return ahead
 
 
 def _sampled(
-    blocks: list[tuple[_Run, _Run]], image: torch.Tensor, z: torch.Tensor, bounds: Bounds
+    operator: Degradation, image: torch.Tensor, z: torch.Tensor, bounds: Bounds
 ) -> torch.Tensor:
-    """A P(image + A^T z) of (P, H, W) and (P, h, w), block by block."""
-    total = torch.zeros_like(z)
-    for rows, cols in blocks:
-        near = z[:, rows.low, cols.low]
-        part = image[:, rows.high, cols.high].clone()
-        for r, c in zip(rows.parts, cols.parts, strict=True):
-            part += r.mT @ (near @ c)
-        bounds.clamp_(part)
-        for r, c in zip(rows.parts, cols.parts, strict=True):
-            total[:, rows.low, cols.low] += r @ (part @ c.mT)
-    return total
+    """A P(image + A^T z) of (P, H, W) and (P, h, w), band by band."""
+    added = operator.map.adjoint_products(z)
+
+    def within(rows: slice) -> torch.Tensor:
+        return bounds.clamp_(added.at(rows, slice(None)).add_(image[:, rows]))
+
+    return operator.map.apply_to(image.shape, within)
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a.double() * b.double()).sum())
+    return float((a * b).sum(dtype=torch.float64))

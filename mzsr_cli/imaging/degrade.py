@@ -20,7 +20,7 @@ from scipy import sparse
 from mzsr_cli.imaging import resize
 from mzsr_cli.imaging.banded import Banded
 from mzsr_cli.imaging.kernels import Kernel
-from mzsr_cli.imaging.products import Products, bands
+from mzsr_cli.imaging.products import Products, row_bands
 from mzsr_cli.imaging.resize import Matrix
 from mzsr_cli.imaging.wiener import Reduction
 from mzsr_cli.settings import ConsistencySettings, Method, Sampling
@@ -91,15 +91,14 @@ class Kronecker:
             )
         )
 
-    def apply_to(
-        self, x: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]
-    ) -> torch.Tensor:
-        """``apply`` of f(x), (P, H, W) to (P, h, w), for a pointwise f, band by band."""
-        halves = [x.new_empty(*x.shape[:2], len(cols)) for _, cols in self.terms]
-        for band in bands(x):
-            part = change(x[:, band])
+    def apply_to(self, shape: torch.Size, part: Callable[[slice], torch.Tensor]) -> torch.Tensor:
+        """``apply`` of an image of ``shape`` (P, H, W) whose rows ``part`` gives, band by band."""
+        halves: list[torch.Tensor] = []
+        for band in row_bands(*shape):
+            image = part(band)
+            halves = halves or [image.new_empty(*shape[:2], len(cols)) for _, cols in self.terms]
             for half, (_, cols) in zip(halves, self.terms, strict=True):
-                half[:, band] = cols.along(part)
+                half[:, band] = cols.along(image)
         first, *rest = (rows.times(h) for h, (rows, _) in zip(halves, self.terms, strict=True))
         return sum(rest, start=first)
 

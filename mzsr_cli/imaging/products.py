@@ -17,6 +17,11 @@ BAND = 1 << 21
 def bands(image: torch.Tensor) -> Iterator[slice]:
     """Rows of an image (P, H, W) in bands of about ``BAND`` samples."""
     planes, height, width = image.shape
+    return row_bands(planes, height, width)
+
+
+def row_bands(planes: int, height: int, width: int) -> Iterator[slice]:
+    """The same of an image that is not there."""
     rows = max(1, BAND // max(1, planes * width))
     for top in range(0, height, rows):
         yield slice(top, min(height, top + rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -144,9 +145,14 @@ def intensity(
         if expected > limit or done == rounds:
             break
         limit = settings.intensity.falls * expected
-        sampled = operator.map.apply_to(image, lambda part: part.clamp(min=0).square())
+        sampled = operator.map.apply_to(image.shape, partial(_squares, image))
         squares = sampled.cpu().double()
     return Start(image, expected)
+
+
+def _squares(image: torch.Tensor, rows: slice) -> torch.Tensor:
+    """Squares of rows of magnitudes (1, H, W)."""
+    return image[:, rows].clamp(min=0).square_()
 
 
 def starting_image(

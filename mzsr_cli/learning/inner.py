@@ -104,7 +104,7 @@ def pair_prediction(
     return Prediction(_within(image, pair), said)
 
 
-KEEPING = BoundsSettings(rounds=8)
+KEEPING = BoundsSettings(rounds=12)
 """In training; the rest is little more, and takes as long."""
 
 

@@ -391,9 +391,9 @@ class Solver:
                 added, share = added.mul_(kept), share * kept
             report.trust = share * trust
             if sample.bounds and stage is not stages[-1]:
-                added += linear.image
-                self._keep_(stage, sample, added)
-                added -= linear.image
+                image = added + linear.image
+                if self._keep_(stage, sample, image):
+                    added.lerp_(image.sub_(linear.image), self.settings.bounds.between)
             before = added
         return added
 
