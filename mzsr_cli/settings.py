@@ -412,6 +412,9 @@ class TaskSettings:
     bounded_fraction: float = 0.75
     """Share of the tasks whose answer is kept within the bounds of its slice, where there are some:
     not all plateaus are found."""
+    staged_fraction: float = 0.5
+    """Share of pretraining's tasks without blur whose larger scales are reached in stages, so that
+    the network sees what it has added before, as it will at test time."""
     patch: int = 96
     """Side of an HR patch in pixels (query); support patches are the LR ones."""
     kernel_pool: int = 512

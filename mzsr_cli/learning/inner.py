@@ -27,7 +27,7 @@ class Pair:
     ``trust`` in [0, 1] scales the network's residual (imaging.gate); ``consistency`` keeps of
     the residual only what the LR image does not determine (None: all of it, Algorithm 2 as
     published). ``hints`` is what the network is told beside the start. Predictions are kept within
-    ``bounds``.
+    ``bounds``. ``carried`` (P, 1, H, W) is what an earlier stage has added, on this grid.
     """
 
     start: torch.Tensor
@@ -36,6 +36,7 @@ class Pair:
     trust: float
     hints: Hints = field(default_factory=Hints)
     bounds: Bounds = UNBOUNDED
+    carried: torch.Tensor | None = None
 
 
 class Prediction(NamedTuple):
@@ -81,34 +82,50 @@ def predict(
     trust: float,
     precision: Precision,
     hints: Hints,
+    carried: torch.Tensor | None = None,
 ) -> Prediction:
     """Super-resolved (P, 1, H, W): start + trust * (I - B A) residual.
 
     With several passes the network sees start + (I - B A) residual next, and so on: network and
-    consistency alternate with shared parameters (unrolled as in USRNet, Zhang et al., 2020).
+    consistency alternate with shared parameters (unrolled as in USRNet, Zhang et al., 2020). Of a
+    stage with something ``carried`` over, the network sees the sum of both, and the result begins
+    at start + (I - B A) carried.
     """
-    image, gradient = start, None
+
+    def free(added: torch.Tensor) -> torch.Tensor:
+        return consistency.free(added) if consistency is not None else added
+
+    begin = start if carried is None else start + free(carried)
+    seen, image, gradient = start if carried is None else start + carried, begin, None
     for _ in range(network.passes):
-        added, gradient = answer(network, parameters, image, precision, hints)
-        image = image + (consistency.free(added) if consistency is not None else added)
-    return Prediction(start + trust * (image - start), gradient)
+        added, gradient = answer(network, parameters, seen, precision, hints)
+        seen = image = image + free(added)
+    return Prediction(begin + trust * (image - begin), gradient)
+
+
+def predict_pair(
+    network: Network, parameters: Mapping[str, torch.Tensor], pair: Pair, precision: Precision
+) -> Prediction:
+    """The prediction for a pair's start, which may be beyond the pair's bounds."""
+    return predict(
+        network, parameters, pair.start, pair.consistency, pair.trust, precision, pair.hints,
+        pair.carried,
+    )  # fmt: skip
 
 
 def pair_prediction(
     network: Network, parameters: Mapping[str, torch.Tensor], pair: Pair, precision: Precision
 ) -> Prediction:
     """The prediction for a pair's start, within the pair's bounds."""
-    image, said = predict(
-        network, parameters, pair.start, pair.consistency, pair.trust, precision, pair.hints
-    )
-    return Prediction(_within(image, pair), said)
+    image, said = predict_pair(network, parameters, pair, precision)
+    return Prediction(within(image, pair), said)
 
 
 KEEPING = BoundsSettings(rounds=12)
 """In training; the rest is little more, and takes as long."""
 
 
-def _within(image: torch.Tensor, pair: Pair) -> torch.Tensor:
+def within(image: torch.Tensor, pair: Pair) -> torch.Tensor:
     """``image`` (P, 1, H, W) within the pair's bounds as at test time. Of the derivative, a
     projection on what neither samples nor bounds hold, the second part is taken: values at a
     bound do not move (the first holds for residuals anyway)."""

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from mzsr_cli.errors import InputError
 from mzsr_cli.imaging import degrade, gate, hints, kernels, start
 from mzsr_cli.imaging.bounds import UNBOUNDED, Bounds
+from mzsr_cli.imaging.resize import enlarged
+from mzsr_cli.imaging.stages import stage_scales
 from mzsr_cli.learning.inner import Pair
 from mzsr_cli.settings import (
     LR_PATCH_MIN,
@@ -22,6 +24,7 @@ from mzsr_cli.settings import (
     DegradationMix,
     GateSettings,
     Sampling,
+    StageSettings,
     TaskSettings,
     WienerSettings,
 )
@@ -65,13 +68,15 @@ class Source:
 class Task:
     """A degradation, the query pair (LR to HR) and, for meta-training, the support pair (son
     to LR), both of one crop. Of the starting image, ``base_error`` is the mean absolute error and
-    ``base_square`` the mean square."""
+    ``base_square`` the mean square. ``before`` are the stages before the query's, whose truth is
+    not known (their start takes its place)."""
 
     source: str
     query: Pair
     support: Pair | None
     base_error: float
     base_square: float = 0.0
+    before: tuple[Pair, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,7 @@ class TaskMaker:
         self.settings = settings
         self.physics = physics
         self.seed = seed
+        self.stages = StageSettings()
         self._known = lru_cache(4 * settings.kernel_pool)(self._consistency)
 
     def _consistency(
@@ -176,7 +182,26 @@ class TaskMaker:
 
         kept = rng.random() < self.settings.bounded_fraction
         bounds = source.bound(which) if kept else UNBOUNDED
-        return self._made(source.name, crop, known, zero, support, bounds)
+        task = self._made(source.name, crop, known, zero, support, bounds)
+        staged = number < 0 and not support and rng.random() < self.settings.staged_fraction
+        return self._staged(task, zero) if staged and self.physics.consistency.enabled else task
+
+    def _staged(self, task: Task, zero: float | None) -> Task:
+        """A task without blur whose scale is reached in stages, as at test time."""
+        query = task.query
+        if query.consistency is None or query.trust == 0:
+            return task
+        final = query.consistency.operator
+        low = rounded(final.apply(query.truth[:, 0]), query.consistency.noise)
+        before = []
+        for scale in stage_scales(final.scale, self.stages.factor_max)[:-1]:
+            sides = [enlarged(n, s) for n, s in zip(low.shape[-2:], scale, strict=True)]
+            consistency = self._known(
+                (scale[0], -1), final.sampling, (sides[0], sides[1]), query.consistency.noise
+            )
+            pair = pair_from(low, low, consistency, zero, self.physics)
+            before.append(replace(pair, truth=pair.start, bounds=query.bounds))
+        return replace(task, before=tuple(before))
 
     def _degradation(self, rng: np.random.Generator) -> tuple[int, Sampling]:
         """A kernel's number in the pool (-1: no blur) and a sampling."""

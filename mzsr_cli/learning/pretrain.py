@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import torch
 
 from mzsr_cli.imaging.gradient import gradient_distance, gradient_map
-from mzsr_cli.learning.inner import Pair, Parameters, Prediction, pair_prediction
+from mzsr_cli.imaging.start import carried as carried_to
+from mzsr_cli.learning.inner import (
+    KEEPING,
+    Pair,
+    Parameters,
+    Prediction,
+    pair_prediction,
+    predict_pair,
+    within,
+)
 from mzsr_cli.learning.networks import Network
 from mzsr_cli.learning.patches import Task, TaskMaker
 from mzsr_cli.learning.ranks import ALONE, Ranks
@@ -103,7 +115,7 @@ def pretrain_step(
             if task.query.trust == 0:  # the start is the answer: nothing depends on the network
                 total += begin / batch
                 continue
-            query = moved(task.query, device)
+            query = carried_over(network, parameters, task, precision, device)
             prediction = pair_prediction(network, parameters, query, precision)
             value = image_loss(prediction.image, query, task, loss, gradient)
             weighted = (value + supervision(prediction, query, gradient)) / batch
@@ -114,10 +126,36 @@ def pretrain_step(
     return gradient_step
 
 
+@torch.no_grad()
+def carried_over(
+    network: Network, parameters: Parameters, task: Task, precision: Precision, device: torch.device
+) -> Pair:
+    """The task's query with what the network adds in the stages before it, as at test time: half of
+    the way to the bounds, and on to the next grid."""
+    carried: torch.Tensor | None = None
+    for pair, after in pairwise([*task.before, task.query]):
+        seen = moved(replace(pair, carried=carried), device)
+        image = predict_pair(network, parameters, seen, precision).image
+        image = image.lerp(within(image, seen), KEEPING.between)
+        carried = _onto((image - seen.start)[:, 0], pair, after)[:, None]
+    query = task.query if carried is None else replace(task.query, carried=carried)
+    return moved(query, device)
+
+
+def _onto(added: torch.Tensor, before: Pair, after: Pair) -> torch.Tensor:
+    """What was ``added`` (P, h, w) in one stage on the grid of the next, (P, H, W)."""
+    assert before.consistency is not None and after.consistency is not None
+    coarse, fine = before.consistency.operator, after.consistency.operator
+    rows, cols = (f / c for f, c in zip(fine.scale, coarse.scale, strict=True))
+    shown = carried_to(added, fine.hr_shape, (rows, cols), fine.sampling)
+    return shown.add_to(added.new_zeros(len(added), *fine.hr_shape))
+
+
 def moved(pair: Pair, device: torch.device) -> Pair:
     """The pair's tensors on ``device`` (a no-op on the CPU)."""
     if device.type == "cpu":
         return pair
     consistency = pair.consistency.to(device) if pair.consistency is not None else None
     tensors = pair.start.to(device), pair.truth.to(device)
-    return Pair(*tensors, consistency, pair.trust, pair.hints.to(device), pair.bounds)
+    carried = pair.carried.to(device) if pair.carried is not None else None
+    return Pair(*tensors, consistency, pair.trust, pair.hints.to(device), pair.bounds, carried)
