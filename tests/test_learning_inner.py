@@ -267,7 +267,7 @@ def test_predictions_keep_within_bounds(device: torch.device) -> None:
     assert float(misfit[0]) < 0.3 * float(misfit[1])
 
     leaf = plain.clone().requires_grad_()
-    within = inner._within(leaf, replace(free, bounds=Bounds(0.0)))
+    within = inner.within(leaf, replace(free, bounds=Bounds(0.0)))
     (passed,) = torch.autograd.grad(within.sum(), leaf)
     assert torch.equal(passed, (within > 0).float())
     loose = replace(free, bounds=Bounds(-9.0, 9.0))
