@@ -284,6 +284,8 @@ class BoundsSettings:
     between: float = 0.5
     """How far to the nearest image within bounds the slices between two stages go: at the last one
     they are held, but there a slice is a mean of finer samples, which may ring."""
+    refinements: int = 1
+    """How often the network sees its answer within bounds, if it was trained on such ones."""
     negligible: float = 1e-5
     """RMS beyond the bounds, in units of the range, that is cut off and no more."""
     plateau: PlateauSettings = field(default_factory=PlateauSettings)
@@ -413,8 +415,11 @@ class TaskSettings:
     """Share of the tasks whose answer is kept within the bounds of its slice, where there are some:
     not all plateaus are found."""
     staged_fraction: float = 0.5
-    """Share of pretraining's tasks without blur whose larger scales are reached in stages, so that
+    """Share of the tasks without blur whose larger scales are reached in stages, so that
     the network sees what it has added before, as it will at test time."""
+    refined_fraction: float = 0.5
+    """Share of the tasks with bounds in which the network sees its own answer within them
+    once more."""
     patch: int = 96
     """Side of an HR patch in pixels (query); support patches are the LR ones."""
     kernel_pool: int = 512

@@ -9,7 +9,14 @@ import torch
 from mzsr_cli.learning.inner import Parameters, inner_loop, pair_prediction
 from mzsr_cli.learning.networks import Network
 from mzsr_cli.learning.patches import Task, TaskMaker
-from mzsr_cli.learning.pretrain import PLAIN, image_loss, moved, start_loss, supervision
+from mzsr_cli.learning.pretrain import (
+    PLAIN,
+    carried_over,
+    image_loss,
+    moved,
+    start_loss,
+    supervision,
+)
 from mzsr_cli.learning.ranks import ALONE, Ranks
 from mzsr_cli.learning.training import GradientStep
 from mzsr_cli.settings import GradientSettings, Loss, MetaSettings, Precision
@@ -92,8 +99,8 @@ def meta_step(
                 total += begin / count
                 continue
             if task.support is not None:
-                pairs = moved(task.query, device), moved(task.support, device)
-                task = replace(task, query=pairs[0], support=pairs[1])
+                query = carried_over(network, parameters, task, precision, device)
+                task = replace(task, query=query, support=moved(task.support, device))
             rates = {name: rate.exp() for name, rate in log_rates.items()}
             outer = task_loss(
                 network, parameters, rates, task, weights, precision, second_order, loss, gradient

@@ -69,7 +69,7 @@ class Task:
     """A degradation, the query pair (LR to HR) and, for meta-training, the support pair (son
     to LR), both of one crop. Of the starting image, ``base_error`` is the mean absolute error and
     ``base_square`` the mean square. ``before`` are the stages before the query's, whose truth is
-    not known (their start takes its place)."""
+    not known (their start takes its place); the query itself where it is to be refined."""
 
     source: str
     query: Pair
@@ -183,14 +183,18 @@ class TaskMaker:
         kept = rng.random() < self.settings.bounded_fraction
         bounds = source.bound(which) if kept else UNBOUNDED
         task = self._made(source.name, crop, known, zero, support, bounds)
-        staged = number < 0 and not support and rng.random() < self.settings.staged_fraction
-        return self._staged(task, zero) if staged and self.physics.consistency.enabled else task
+        if task.query.trust == 0 or not self.physics.consistency.enabled:
+            return task
+        if number < 0 and rng.random() < self.settings.staged_fraction:
+            task = self._staged(task, zero)
+        if bounds and task.query.bounds and rng.random() < self.settings.refined_fraction:
+            task = replace(task, before=(*task.before, task.query))
+        return task
 
     def _staged(self, task: Task, zero: float | None) -> Task:
         """A task without blur whose scale is reached in stages, as at test time."""
         query = task.query
-        if query.consistency is None or query.trust == 0:
-            return task
+        assert query.consistency is not None
         final = query.consistency.operator
         low = rounded(final.apply(query.truth[:, 0]), query.consistency.noise)
         before = []

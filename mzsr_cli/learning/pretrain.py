@@ -131,12 +131,13 @@ def carried_over(
     network: Network, parameters: Parameters, task: Task, precision: Precision, device: torch.device
 ) -> Pair:
     """The task's query with what the network adds in the stages before it, as at test time: half of
-    the way to the bounds, and on to the next grid."""
+    the way to the bounds, and on to the next grid; all of it on the query's own."""
     carried: torch.Tensor | None = None
     for pair, after in pairwise([*task.before, task.query]):
         seen = moved(replace(pair, carried=carried), device)
         image = predict_pair(network, parameters, seen, precision).image
-        image = image.lerp(within(image, seen), KEEPING.between)
+        held = 1.0 if pair is task.query else KEEPING.between
+        image = image.lerp(within(image, seen), held)
         carried = _onto((image - seen.start)[:, 0], pair, after)[:, None]
     query = task.query if carried is None else replace(task.query, carried=carried)
     return moved(query, device)
@@ -146,6 +147,8 @@ def _onto(added: torch.Tensor, before: Pair, after: Pair) -> torch.Tensor:
     """What was ``added`` (P, h, w) in one stage on the grid of the next, (P, H, W)."""
     assert before.consistency is not None and after.consistency is not None
     coarse, fine = before.consistency.operator, after.consistency.operator
+    if coarse.scale == fine.scale:
+        return added
     rows, cols = (f / c for f, c in zip(fine.scale, coarse.scale, strict=True))
     shown = carried_to(added, fine.hr_shape, (rows, cols), fine.sampling)
     return shown.add_to(added.new_zeros(len(added), *fine.hr_shape))

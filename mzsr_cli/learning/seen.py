@@ -98,3 +98,24 @@ class Changed:
     def guides(self, planes: slice, rows: slice, cols: slice) -> torch.Tensor | None:
         """See Seen.guides."""
         return self.seen.guides(planes, rows, cols)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What is ``seen``, with an ``answer`` (P, H, W) in the place of its image."""
+
+    seen: Seen
+    answer: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """See Seen.shape."""
+        return self.seen.shape
+
+    def image(self, planes: slice, rows: slice, cols: slice) -> torch.Tensor:
+        """See Seen.image."""
+        return self.answer[planes, rows, cols]
+
+    def guides(self, planes: slice, rows: slice, cols: slice) -> torch.Tensor | None:
+        """See Seen.guides."""
+        return self.seen.guides(planes, rows, cols)

@@ -33,7 +33,7 @@ from mzsr_cli.learning.adapt import (
 )
 from mzsr_cli.learning.inner import Pair, Parameters
 from mzsr_cli.learning.patches import Physics, detailed_window, rounded, son_pair
-from mzsr_cli.learning.seen import Changed, OnStage, Seen, Whole
+from mzsr_cli.learning.seen import Answered, Changed, OnStage, Seen, Whole
 from mzsr_cli.learning.weights import Weights
 from mzsr_cli.learning.zssr import Zssr
 from mzsr_cli.settings import (
@@ -282,19 +282,6 @@ class Solver:
 
     def _mzsr(self, sample: Sample) -> tuple[torch.Tensor, SliceReport]:
         """Algorithm 2 through the stages, within the sample's bounds."""
-        image, report = self._unbounded(sample)
-        if self._keep_(self.stages(sample.noise)[-1], sample, image):
-            report.bounds = sample.bounds
-        return image, report
-
-    def _keep_(self, stage: Stage, sample: Sample, image: torch.Tensor) -> bool:
-        """Keep a stage's ``image`` (P, H, W) within the sample's bounds, in place, where it can
-        be."""
-        how = self.settings.bounds
-        return keep_(stage.consistency, sample.planes, image, sample.bounds, how)
-
-    def _unbounded(self, sample: Sample) -> tuple[torch.Tensor, SliceReport]:
-        """Algorithm 2 through the stages, of which the last is not kept within bounds."""
         if self.weights is None:
             raise ValueError("the method mzsr needs weights")
         planes, noise, zero = sample.planes, sample.noise, sample.zero
@@ -304,18 +291,56 @@ class Solver:
         final = self._start(stages[-1], planes, zero)
         if final.complete:
             report.trust = 0.0
-            return final.image, report
+            return self._bounded(stages[-1], sample, final.image, report), report
         # 2-4. Adapt to the pair (son, LR) of the most detailed window; check on a larger one.
         parameters = self._adapted(planes, stages[0], noise, zero, report)
         if report.check is not None and report.check.overruled:
             image, report.method = self._classical(report.check.chosen, stages[-1], planes, zero)
-            return image, report
+            return self._bounded(stages[-1], sample, image, report), report
         # 5. Super-resolve, gradually where the slice resembles its son.
         stages = self.stages(noise, gradual=report.check is None or report.check.gradual)
         added = self._added(parameters, sample, stages, final, report)
+        # 6. Keep within bounds; where there are some, let the network see that once more.
+        image = self._bounded(stages[-1], sample, added.add_(final.image), report)
+        if report.bounds and self.weights.facts.get("refines"):
+            for _ in range(self.settings.bounds.refinements):
+                self._refine_(parameters, sample, stages[-1], final, image, report.trust)
         if self.tiles != self.settings.tiles:
             report.tile = self.tiles.side
-        return added.add_(final.image), report
+        return image, report
+
+    def _bounded(
+        self, stage: Stage, sample: Sample, image: torch.Tensor, report: SliceReport
+    ) -> torch.Tensor:
+        """The ``image`` (P, H, W) within the sample's bounds, in place; notes them."""
+        if self._keep_(stage, sample, image):
+            report.bounds = sample.bounds
+        return image
+
+    def _keep_(self, stage: Stage, sample: Sample, image: torch.Tensor) -> bool:
+        """Keep a stage's ``image`` (P, H, W) within the sample's bounds, in place, where it can
+        be."""
+        how = self.settings.bounds
+        return keep_(stage.consistency, sample.planes, image, sample.bounds, how)
+
+    def _refine_(
+        self,
+        parameters: Parameters,
+        sample: Sample,
+        stage: Stage,
+        final: start.Start,
+        image: torch.Tensor,
+        trust: float,
+    ) -> None:
+        """Make of an answer within bounds, ``image`` (P, H, W), what the network makes of that,
+        within bounds, in place."""
+        seen = Answered(self._seen(sample.planes, final, None, stage), image)
+        facts = hints.facts(stage.operator, final.expected, stage.consistency.noise)
+        change = self._change(parameters, seen, stage, facts).mul_(trust)
+        image.sub_(final.image).add_(change)
+        if self.settings.consistency.enabled:
+            stage.consistency.free_(image)  # bounds are kept to, samples nearly
+        self._keep_(stage, sample, image.add_(final.image))
 
     # -- several slices ---------------------------------------------------------------------
 

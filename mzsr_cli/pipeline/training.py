@@ -309,6 +309,15 @@ def _log_rates(
     return {n: rates.get(n, default).log().to(p.device) for n, p in network.named_parameters()}
 
 
+def _refines(
+    kind: str, sources: list[Source], settings: TrainSettings, init: Weights | None
+) -> bool:
+    """Whether the network has learned to see its answer within bounds once more."""
+    if kind != "pretrain":
+        return bool(init and init.facts.get("refines"))
+    return settings.tasks.refined_fraction > 0 and any(any(s.bounds) for s in sources)
+
+
 def _digest(slices: list[Planes]) -> str:
     digest = hashlib.sha256()
     for planes in slices:
@@ -351,6 +360,7 @@ def _facts(
         **({"gradient_loss": gradient.weight} if gradient.weight else {}),
         "seed": settings.seed,
         "consistency": settings.consistency.enabled,
+        "refines": _refines(kind, sources, settings, init),
         "device": runtime.describe_device(ranks.device),
         "processes": ranks.count,
         "machine": platform.machine(),
