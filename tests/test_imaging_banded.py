@@ -29,7 +29,7 @@ def test_products_equal_the_dense_ones(
 ) -> None:
     dense = band(n, m, width).to(device)
     found = Banded.of(dense)
-    assert len(found.runs) == -(-n // RUN)
+    assert len(found.runs) == (-(-n // RUN) if device.type == "cpu" else 1)
     x = random(2, m, 37).to(device)
     torch.testing.assert_close(found.times(x, rows), dense[rows] @ x)
     torch.testing.assert_close(found.along(x.mT), x.mT @ dense.mT)

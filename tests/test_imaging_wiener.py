@@ -294,3 +294,28 @@ def test_halves_solve_the_whole(rng: np.random.Generator, hr: int, scale: float)
     expected = torch.linalg.solve(gram, torch.cat([cross, ones], 1))
     torch.testing.assert_close(found, expected[:, :-1], rtol=0, atol=1e-10)
     torch.testing.assert_close(constant, expected[:, -1], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (40, 1), (1, 1)])
+@pytest.mark.parametrize("sampling", Sampling)
+def test_axes_of_one_sample(
+    rng: np.random.Generator, shape: tuple[int, int], sampling: Sampling
+) -> None:
+    op = degrade.enlargement(kernels.delta(), sampling, (2.0, 3.0), shape, dtype=torch.float64)
+    y = torch.as_tensor(rng.random((1, *shape)))
+    image = start.wiener(op, y, SETTINGS).image
+    assert image.shape == (1, 2 * shape[0], 3 * shape[1])
+    torch.testing.assert_close(op.apply(image), y, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 31, 40])
+@pytest.mark.parametrize("padding", [1, 4])
+def test_periodogram_is_that_of_padded_lines(
+    rng: np.random.Generator, n: int, padding: int
+) -> None:
+    planes = rng.standard_normal((2, 7, n))
+    lines = (planes - planes.mean((1, 2), keepdims=True)).reshape(-1, n)
+    window = np.hanning(n + 2)[1:-1]
+    power = (np.abs(np.fft.rfft(lines * window, 2 * padding * n)) ** 2).mean(0)
+    found = wiener.periodogram(planes, 2, padding)
+    np.testing.assert_allclose(found, power / power.mean(), atol=1e-12)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from mzsr_cli.imaging import degrade, kernels
+from mzsr_cli.imaging import kernels
 from mzsr_cli.imaging.bounds import Bounds
 from mzsr_cli.learning import networks
 from mzsr_cli.learning.inner import KEEPING, pair_prediction
@@ -64,14 +64,16 @@ def drawn(scale: float, sampling: Sampling, **changes: float) -> Task:
     (8.0, Sampling.BICUBIC, 0.0, 2), (2.0, Sampling.BICUBIC, 1.0, 1),
     (4.0, Sampling.BICUBIC, 1.0, 2), (3.0, Sampling.DIRECT, 1.0, 1),
 ])  # fmt: skip
+@pytest.mark.parametrize("passes", [1, 2])
 def test_stages_of_training_are_those_of_upscale(
-    scale: float, sampling: Sampling, refined: float, stages: int
+    scale: float, sampling: Sampling, refined: float, stages: int, passes: int
 ) -> None:
     """And the last look at the answer within bounds, which direct samples have none of."""
     task = drawn(scale, sampling, refined_fraction=refined)
     assert len(task.before) == stages
     assert task.query.trust == 1 and task.query.consistency is not None
-    network = networks.build(NETWORK, seed=4)
+    shape = replace(NETWORK, passes=passes)
+    network = networks.build(shape, seed=4)
     with torch.no_grad():
         network.get_parameter("tail.weight").mul_(20)
     parameters = dict(network.named_parameters())
@@ -83,7 +85,7 @@ def test_stages_of_training_are_those_of_upscale(
     low = operator.apply(task.query.truth[:, 0])
     solver = Solver(
         operator.lr_shape, operator.scale, operator.hr_shape, kernels.delta(), Method.MZSR,
-        Weights(network, NETWORK, {}, {"scales": [2.0], "refines": bool(refined)}),
+        Weights(network, shape, {}, {"scales": [2.0], "refines": bool(refined)}),
         UpscaleSettings(
             scale=operator.scale, sampling=sampling, bounds=KEEPING,
             adapt=AdaptSettings(steps=0, self_ensemble=1), check=CheckSettings(enabled=False),
@@ -145,7 +147,31 @@ def test_degradations_of_stages_see_the_same_samples() -> None:
     low = task.query.consistency.operator.apply(task.query.truth[:, 0])
     for pair in task.before:
         assert pair.consistency is not None
-        assert degrade.mixes(kernels.delta(), Sampling.BICUBIC)
         torch.testing.assert_close(
             pair.consistency.operator.apply(pair.start[:, 0]), low, atol=1e-4, rtol=0
         )
+
+
+@pytest.mark.parametrize("scale", [2.0, 4.0])
+def test_a_second_look_stays_within_bounds(scale: float) -> None:
+    """Also where the network has nothing to add: what remains of the misfit is then all of it."""
+    task = drawn(scale, Sampling.BICUBIC)
+    assert task.query.consistency is not None
+    operator = task.query.consistency.operator
+    network = networks.build(NETWORK, seed=4)
+    with torch.no_grad():
+        network.get_parameter("tail.weight").zero_()
+        network.get_parameter("tail.bias").zero_()
+    solver = Solver(
+        operator.lr_shape, operator.scale, operator.hr_shape, kernels.delta(), Method.MZSR,
+        Weights(network, NETWORK, {}, {"scales": [2.0], "refines": True}),
+        UpscaleSettings(
+            scale=operator.scale, check=CheckSettings(enabled=False),
+            adapt=AdaptSettings(steps=0, self_ensemble=1),
+        ),
+        FP32, CPU,
+    )  # fmt: skip
+    low = operator.apply(task.query.truth[:, 0])
+    image, report = solver.solve(Sample(low, 0.0, bounds=task.query.bounds), 0)
+    assert report.bounds == task.query.bounds == Bounds(0.0)
+    assert float(image.min()) >= 0

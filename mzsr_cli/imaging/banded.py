@@ -40,7 +40,10 @@ class Banded:
 
     @staticmethod
     def of(matrix: torch.Tensor) -> Banded:
-        """A matrix (n, m), which is looked at; dense ones stay whole."""
+        """A matrix (n, m), which is looked at; dense ones stay whole, and those on a GPU, which
+        would rather do one large product than many small ones."""
+        if matrix.device.type != "cpu":
+            return Banded.whole(matrix)
         runs = _runs(matrix)
         work = sum((r.rows.stop - r.rows.start) * (r.cols.stop - r.cols.start) for r in runs)
         if work > WORTHWHILE * matrix.numel():

@@ -176,10 +176,11 @@ def keep_(
     image: torch.Tensor,
     bounds: Bounds,
     settings: BoundsSettings,
+    sure: bool = False,
 ) -> bool:
     """Make ``image`` (P, H, W), which explains LR y (P, h, w), the nearest one within ``bounds``
     that does (as far as ``rounds`` go), in place. Where there is none, or consistency is switched
-    off, bounds that were given win, and those that were found are given up: False.
+    off, bounds that are given or ``sure`` win, and others that were found are given up: False.
 
     x = P(image + A^T z) with P the cut to the bounds; z maximises the dual, a concave function
     whose gradient is y - A x - mu z. Of noisy y, which ``image`` explains only as far as it should,
@@ -189,7 +190,7 @@ def keep_(
         return True
     if consistency.settings.enabled and _exceeds(image, bounds, settings):
         z, reached = _multipliers(consistency, y, image, bounds, settings)
-        if not (reached or settings.given):
+        if not (reached or settings.given or sure):
             return False
         consistency.operator.map.adjoint_products(z).add_to(image)
     for band in bands(image):
@@ -215,7 +216,7 @@ def _multipliers(
 ) -> tuple[torch.Tensor, bool]:
     """The multipliers z (P, h, w) of ``keep_``, and whether there is an image within bounds: by the
     limited-memory method of Broyden, Fletcher, Goldfarb and Shanno, (A A^T + mu)^-1 for the inverse
-    Hessian to begin with and steps of length 1. The gradient wavers while the
+    Hessian to begin with and steps of length 1 but for the first. The gradient wavers while the
     image comes nearer; multipliers with one far above the least are left out."""
     operator = consistency.operator
     wanted = operator.apply(image) if consistency.noise > 0 else y
@@ -226,13 +227,14 @@ def _multipliers(
         return _Gradient(g, s, _dot(g, s))
 
     z = torch.zeros_like(wanted)
-    now = first = gradient(z)
-    best, least = z, now.size
+    now = gradient(z)
+    first = now.size
+    best, least = z, first
     memory = _Memory(settings.memory)
     step = settings.trial * now.preconditioned
     for _ in range(settings.rounds):
         if _met(now, settings) or not (
-            settings.enough * first.size < now.size < settings.hopeless * first.size
+            settings.enough * first < now.size < settings.hopeless * first
         ):
             break
         z = z + step
@@ -241,7 +243,7 @@ def _multipliers(
         now, step = after, memory.direction(after)
         if now.size < settings.wavers * least:
             best, least = z, min(least, now.size)
-    return best, _met(now, settings) or least < settings.reached * first.size
+    return best, _met(now, settings) or least < settings.reached * first
 
 
 def _met(at: _Gradient, settings: BoundsSettings) -> bool:

@@ -212,13 +212,13 @@ class Degradation:
 
     def reduction(self, axis: int) -> Matrix:
         """Axis 0 or 1 of the leading separable term, (lr, hr), scaled to unit gain at DC."""
-        return self.reductions[axis].matrix
+        matrix = self.leading[axis]
+        return matrix / matrix.sum(1).mean()
 
     @cached_property
     def reductions(self) -> tuple[Reduction, Reduction]:
         """The same of both axes, for filters."""
-        rows, cols = (Reduction(matrix / matrix.sum(1).mean()) for matrix in self.leading)
-        return rows, cols
+        return Reduction(self.reduction(0)), Reduction(self.reduction(1))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ def periodogram(planes: Array | Single, axis: int, padding: int) -> Array:
     if padding > 1:
         lags = fft.irfft(mean, 2 * n)
         padded = np.zeros(2 * padding * n)
-        padded[:n], padded[1 - n :] = lags[:n], lags[n + 1 :]
+        padded[:n], padded[len(padded) - n + 1 :] = lags[:n], lags[n + 1 :]
         mean = np.maximum(fft.rfft(padded).real, 0.0)
     return np.asarray(mean / (mean.mean() or 1.0))
 
@@ -191,10 +191,17 @@ class Reduction:
         self.sums = torch.from_numpy(matrix.sum(1, keepdims=True))
         self.mirrored = bool(np.allclose(matrix, matrix[::-1, ::-1], rtol=0, atol=1e-14))
         self.rows = (self.n_lr + 1) // 2 if self.mirrored else self.n_lr
-        self._taps = sparse.csr_array(matrix)
-        upper = torch.from_numpy(np.ascontiguousarray(matrix[: self.rows]))
-        self._waves = torch.fft.rfft(upper, 2 * self.n_hr)
         self._responses: dict[int, Array] = {}
+
+    @cached_property
+    def _taps(self) -> sparse.csr_array:
+        return sparse.csr_array(self.matrix)
+
+    @cached_property
+    def _waves(self) -> torch.Tensor:
+        """Transforms of the upper rows."""
+        upper = torch.from_numpy(np.ascontiguousarray(self.matrix[: self.rows]))
+        return torch.fft.rfft(upper, 2 * self.n_hr)
 
     def response(self, bins: int) -> Array:
         """Squared response of the middle row at ``bins`` frequencies 0 to HR Nyquist."""

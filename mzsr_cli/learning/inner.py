@@ -96,11 +96,13 @@ def predict(
         return consistency.free(added) if consistency is not None else added
 
     begin = start if carried is None else start + free(carried)
-    seen, image, gradient = start if carried is None else start + carried, begin, None
+    first = seen = start if carried is None else start + carried
+    change, gradient = torch.zeros_like(start), None
     for _ in range(network.passes):
         added, gradient = answer(network, parameters, seen, precision, hints)
-        seen = image = image + free(added)
-    return Prediction(begin + trust * (image - begin), gradient)
+        change = change + free(added)
+        seen = first + change
+    return Prediction(begin + trust * change, gradient)
 
 
 def predict_pair(
@@ -122,19 +124,19 @@ def pair_prediction(
 
 
 KEEPING = BoundsSettings(rounds=12)
-"""In training; the rest is little more, and takes as long."""
+"""In training: a quarter of the rounds, which gain most."""
 
 
-def within(image: torch.Tensor, pair: Pair) -> torch.Tensor:
-    """``image`` (P, 1, H, W) within the pair's bounds as at test time. Of the derivative, a
-    projection on what neither samples nor bounds hold, the second part is taken: values at a
-    bound do not move (the first holds for residuals anyway)."""
+def within(image: torch.Tensor, pair: Pair, sure: bool = True) -> torch.Tensor:
+    """``image`` (P, 1, H, W) within the pair's bounds as at test time, but that they are ``sure``
+    to be the truth's. Of the derivative, a projection on what neither samples nor bounds hold, the
+    second part is taken: values at a bound do not move (the first holds for residuals anyway)."""
     if not pair.bounds or pair.consistency is None:
         return image
     kept = image.detach().clone()
     with torch.no_grad():
         low = pair.consistency.operator.apply(pair.truth[:, 0])
-        keep_(pair.consistency, low, kept[:, 0], pair.bounds, KEEPING)
+        keep_(pair.consistency, low, kept[:, 0], pair.bounds, KEEPING, sure)
     return kept + (image - image.detach()) * pair.bounds.inside(kept)
 
 

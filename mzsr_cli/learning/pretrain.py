@@ -130,14 +130,15 @@ def pretrain_step(
 def carried_over(
     network: Network, parameters: Parameters, task: Task, precision: Precision, device: torch.device
 ) -> Pair:
-    """The task's query with what the network adds in the stages before it, as at test time: half of
-    the way to the bounds, and on to the next grid; all of it on the query's own."""
+    """The task's query with what the network adds in the stages before it, as at test time but that
+    parameters are not adapted: half of the way to the bounds, and on to the next grid; all of it
+    on the query's own."""
     carried: torch.Tensor | None = None
     for pair, after in pairwise([*task.before, task.query]):
         seen = moved(replace(pair, carried=carried), device)
         image = predict_pair(network, parameters, seen, precision).image
-        held = 1.0 if pair is task.query else KEEPING.between
-        image = image.lerp(within(image, seen), held)
+        own = pair is task.query
+        image = image.lerp(within(image, seen, sure=own), 1.0 if own else KEEPING.between)
         carried = _onto((image - seen.start)[:, 0], pair, after)[:, None]
     query = task.query if carried is None else replace(task.query, carried=carried)
     return moved(query, device)

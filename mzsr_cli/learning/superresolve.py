@@ -298,11 +298,12 @@ class Solver:
             image, report.method = self._classical(report.check.chosen, stages[-1], planes, zero)
             return self._bounded(stages[-1], sample, image, report), report
         # 5. Super-resolve, gradually where the slice resembles its son.
-        stages = self.stages(noise, gradual=report.check is None or report.check.gradual)
+        gradual = report.check is None or report.check.gradual
+        stages = self.stages(noise, gradual)
         added = self._added(parameters, sample, stages, final, report)
-        # 6. Keep within bounds; where there are some, let the network see that once more.
+        # 6. Keep within bounds; where there are some, let a network that gains see that once more.
         image = self._bounded(stages[-1], sample, added.add_(final.image), report)
-        if report.bounds and self.weights.facts.get("refines"):
+        if report.bounds and report.trust > 0 and gradual and self._refines:
             for _ in range(self.settings.bounds.refinements):
                 self._refine_(parameters, sample, stages[-1], final, image, report.trust)
         if self.tiles != self.settings.tiles:
@@ -317,11 +318,17 @@ class Solver:
             report.bounds = sample.bounds
         return image
 
-    def _keep_(self, stage: Stage, sample: Sample, image: torch.Tensor) -> bool:
+    def _keep_(self, stage: Stage, sample: Sample, image: torch.Tensor, sure: bool = False) -> bool:
         """Keep a stage's ``image`` (P, H, W) within the sample's bounds, in place, where it can
-        be."""
+        be or they are ``sure``."""
         how = self.settings.bounds
-        return keep_(stage.consistency, sample.planes, image, sample.bounds, how)
+        return keep_(stage.consistency, sample.planes, image, sample.bounds, how, sure)
+
+    @property
+    def _refines(self) -> bool:
+        """Whether the network has learned to see its answer within bounds."""
+        known = self.weights is not None and self.weights.facts.get("refines")
+        return bool(known) and self.settings.consistency.enabled
 
     def _refine_(
         self,
@@ -338,9 +345,8 @@ class Solver:
         facts = hints.facts(stage.operator, final.expected, stage.consistency.noise)
         change = self._change(parameters, seen, stage, facts).mul_(trust)
         image.sub_(final.image).add_(change)
-        if self.settings.consistency.enabled:
-            stage.consistency.free_(image)  # bounds are kept to, samples nearly
-        self._keep_(stage, sample, image.add_(final.image))
+        stage.consistency.free_(image)  # bounds are kept to, samples nearly
+        self._keep_(stage, sample, image.add_(final.image), sure=True)
 
     # -- several slices ---------------------------------------------------------------------
 

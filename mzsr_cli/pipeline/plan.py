@@ -143,7 +143,8 @@ class Plan:
         zssr = self.method is Method.ZSSR and self.settings.zssr.self_ensemble
         copies = ZSSR_COPIES if zssr else HR_COPIES
         rank = kernel_rank(self.kernel)
-        return memory_needed(self.lr_shape, self.shape[:2], self.planes, copies, rank)
+        bounded = self.method is Method.MZSR and self.planes == 1
+        return memory_needed(self.lr_shape, self.shape[:2], self.planes, copies, rank, bounded)
 
     @property
     def lane_memory(self) -> int:
@@ -222,6 +223,14 @@ RANK_COPIES = 2
 """Axis matrices, of all stages and in double precision, of a kernel's further separable terms."""
 
 
+MATRICES = 10
+"""Axis matrices that a run holds in double precision, beside those."""
+
+
+BOUND_COPIES = 20
+"""Float32 copies of an LR slice that keeping within bounds takes."""
+
+
 LANE_MEMORY = 100 * 2**20
 """The same for a second small slice at the same time."""
 
@@ -232,12 +241,16 @@ def memory_needed(
     planes: int,
     copies: int = HR_COPIES,
     rank: int = 1,
+    bounded: bool = False,
 ) -> int:
     """Bytes that a run holds at its peak which solves one slice at a time, of 2 ``planes`` when
-    complex; whatever the number of slices. ``rank`` is that of the kernel."""
+    complex; whatever the number of slices. ``rank`` is that of the kernel; ``bounded`` says that
+    results may be kept within bounds."""
     axes = sum(n * m for n, m in zip(hr_shape, lr_shape, strict=True))
-    matrices = 8 * (6 + RANK_COPIES * (rank - 1)) * axes
-    return WORKING_MEMORY + 4 * copies * planes * hr_shape[0] * hr_shape[1] + matrices
+    matrices = 8 * (MATRICES + RANK_COPIES * (rank - 1)) * axes
+    slices = copies * hr_shape[0] * hr_shape[1]
+    slices += BOUND_COPIES * lr_shape[0] * lr_shape[1] if bounded else 0
+    return WORKING_MEMORY + 4 * planes * slices + matrices
 
 
 def free_memory(device: torch.device) -> int:

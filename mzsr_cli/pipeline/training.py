@@ -45,6 +45,7 @@ from mzsr_cli.settings import (
     Normalize,
     PlateauSettings,
     Sampling,
+    StageSettings,
     TrainSettings,
     WienerSettings,
 )
@@ -315,7 +316,8 @@ def _refines(
     """Whether the network has learned to see its answer within bounds once more."""
     if kind != "pretrain":
         return bool(init and init.facts.get("refines"))
-    return settings.tasks.refined_fraction > 0 and any(any(s.bounds) for s in sources)
+    wanted = settings.tasks.refined_fraction > 0 and settings.consistency.enabled
+    return wanted and any(any(s.bounds) for s in sources)
 
 
 def _digest(slices: list[Planes]) -> str:
@@ -347,6 +349,7 @@ def _facts(
             "wiener": asdict(WienerSettings()),
             "gate": asdict(GateSettings()),
             "bounds": asdict(KEEPING),
+            "stages": asdict(StageSettings()),
         },
         "init": {"name": init.name, "sha256": init.digest, "facts": init.facts} if init else None,
         "meta": asdict(meta) if meta else None,

@@ -38,8 +38,8 @@ def without(shortcut: str, known: UpscaleSettings) -> UpscaleSettings:
         return replace(known, adapt=replace(known.adapt, window=WHOLE))
     if shortcut == "check on the most detailed 128x128":
         return replace(known, check=replace(known.check, window=WHOLE))
-    if shortcut == "16 rounds of bounds":
-        return replace(known, bounds=replace(known.bounds, rounds=64, enough=0.0))
+    if shortcut == "48 rounds of bounds":
+        return replace(known, bounds=replace(known.bounds, rounds=256, enough=0.0))
     return known
 
 
@@ -47,7 +47,7 @@ SHORTCUTS = (
     "bf16 convolutions",
     "steps on the most detailed 64x64",
     "check on the most detailed 128x128",
-    "16 rounds of bounds",
+    "48 rounds of bounds",
     "zeros left out of products",
 )
 
@@ -66,13 +66,15 @@ def dense(wanted: bool) -> Iterator[None]:
 def solved(
     low: Path, high: Path, settings: UpscaleSettings, whole: bool = False
 ) -> tuple[float, np.ndarray]:
-    """Seconds a slice after the first, and each slice's NMSE in dB."""
+    """Seconds a slice after the first of at least two, and each slice's NMSE in dB."""
     ticks: list[float] = []
     out = low.with_name("out.npy")
     with dense(whole):
         upscale_cube(
             low, out, settings, overwrite=True, on_slice=lambda *_: ticks.append(time.monotonic())
         )
+    if len(ticks) < 2:
+        sys.exit("--slices: at least two are needed.")
     seconds = (ticks[-1] - ticks[0]) / (len(ticks) - 1)
     return seconds, np.array(figures(out, high, settings.slices or ":")[1])
 
