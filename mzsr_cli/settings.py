@@ -273,7 +273,7 @@ class BoundsSettings:
     """... fewer where the squared misfit of the samples has fallen, or risen, to this many times
     that of cutting alone."""
     reached: float = 0.3
-    """There is no image within bounds where it has not fallen to this: 0.01 to 0.1 on ray-traced
+    """There is no image within bounds where it has not fallen to this: 0.0001 to 0.08 on ray-traced
     maps, 0.5 and more where a bound was wrong."""
     trial: float = 3.0
     """Length of the first step; most directions are held by bounds."""
