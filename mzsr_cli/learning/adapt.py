@@ -200,7 +200,7 @@ def verdict(
       finite never does.
     """
     energy = float((truth - truth.mean()).square().sum())
-    share = _share(candidates[NETWORK] - candidates[START], truth - candidates[START])
+    share = share_of(candidates[NETWORK] - candidates[START], truth - candidates[START])
     scaled = candidates[START] + share * (candidates[NETWORK] - candidates[START])
     nmse = {name: _nmse(x - truth, energy) for name, x in candidates.items()}
     supported = _nmse(scaled - truth, energy)
@@ -225,7 +225,7 @@ def no_verdict(settings: CheckSettings) -> Verdict:
     return Verdict(NETWORK, settings.share_unchecked, False, False, {})
 
 
-def _share(added: torch.Tensor, missing: torch.Tensor) -> float:
+def share_of(added: torch.Tensor, missing: torch.Tensor) -> float:
     """Least-squares share of ``added`` in ``missing``, 0 to 1."""
     energy = float(added.double().square().sum())
     product = float((added.double() * missing.double()).sum())

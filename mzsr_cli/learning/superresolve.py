@@ -28,6 +28,7 @@ from mzsr_cli.learning.adapt import (
     informs,
     kept_share,
     no_verdict,
+    share_of,
     tiled_residual,
     verdict,
 )
@@ -112,6 +113,8 @@ class SliceReport:
     """Side of the tiles where memory did not suffice for those asked for."""
     bounds: Bounds = UNBOUNDED
     """Between what the result was kept, in units of the planes, then in the cube's own."""
+    refined: float | None = None
+    """Part of what a second look changed that was taken."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -122,6 +125,8 @@ class SliceReport:
             report["trust"] = round(self.trust, 4)
         if self.bounds:
             report["bounds"] = [self.bounds.low, self.bounds.high]
+        if self.refined is not None:
+            report["refined"] = round(self.refined, 3)
         if self.tile is not None:
             report["tile"] = self.tile
         if self.check is not None:
@@ -303,9 +308,13 @@ class Solver:
         added = self._added(parameters, sample, stages, final, report)
         # 6. Keep within bounds; where there are some, let a network that gains see that once more.
         image = self._bounded(stages[-1], sample, added.add_(final.image), report)
-        if report.bounds and report.trust > 0 and gradual and self._refines:
-            for _ in range(self.settings.bounds.refinements):
-                self._refine_(parameters, sample, stages[-1], final, image, report.trust)
+        if report.bounds and gradual and self._refines:
+            report.refined = report.trust * self._refinement(parameters, sample, stages[0])
+            seen = self._seen(planes, final, None, stages[-1])
+            facts = hints.facts(stages[-1].operator, final.expected, noise)
+            looks = self.settings.bounds.refinements if report.refined > 0 else 0
+            for _ in range(looks):
+                self._refine_(parameters, sample, stages[-1], seen, facts, image, report.refined)
         if self.tiles != self.settings.tiles:
             report.tile = self.tiles.side
         return image, report
@@ -335,18 +344,36 @@ class Solver:
         parameters: Parameters,
         sample: Sample,
         stage: Stage,
-        final: start.Start,
+        seen: Seen,
+        facts: torch.Tensor | None,
         image: torch.Tensor,
-        trust: float,
+        share: float,
     ) -> None:
         """Make of an answer within bounds, ``image`` (P, H, W), what the network makes of that,
-        within bounds, in place."""
-        seen = Answered(self._seen(sample.planes, final, None, stage), image)
-        facts = hints.facts(stage.operator, final.expected, stage.consistency.noise)
-        change = self._change(parameters, seen, stage, facts).mul_(trust)
-        image.sub_(final.image).add_(change)
+        within bounds, in place. ``seen`` is what it saw before, the linear answer."""
+        change = self._change(parameters, Answered(seen, image), stage, facts).mul_(share)
+        linear = seen.image(*[slice(None)] * 3)
+        image.sub_(linear).add_(change)
         stage.consistency.free_(image)  # bounds are kept to, samples nearly
-        self._keep_(stage, sample, image.add_(final.image), sure=True)
+        self._keep_(stage, sample, image.add_(linear), sure=True)
+
+    def _refinement(self, parameters: Parameters, sample: Sample, stage: Stage) -> float:
+        """Part of what a second look changes that is right on the pair (son, LR), 0 to 1: its
+        least-squares share, as with the first."""
+        check = self.settings.check
+        larger = detailed_window(sample.planes, check.window)
+        checked = self._son_pair(larger, stage, sample.noise, sample.zero)
+        if checked is None or not check.enabled:
+            return 1.0
+        pair, own = checked
+        truth, begin = pair.truth[:, 0], pair.start[:, 0]
+        son = replace(sample, planes=rounded(own.operator.apply(truth), sample.noise))
+        seen, facts = Whole(begin, pair.hints.guides), pair.hints.facts
+        once = begin + pair.trust * self._change(parameters, seen, own, facts)
+        self._keep_(own, son, once, sure=True)
+        twice = once.clone()
+        self._refine_(parameters, son, own, seen, facts, twice, pair.trust)
+        return min(1.0, share_of(twice - once, truth - once) / check.share_full)
 
     # -- several slices ---------------------------------------------------------------------
 
