@@ -256,10 +256,11 @@ def axis_filter(spectrum: Array, reduction: Reduction, settings: WienerSettings)
 def _solved(
     gram: torch.Tensor, cross: torch.Tensor, ones: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``gram``^-1 times ``cross`` (n, m) and ``ones`` (n, 1): (n, m) and (n,). By the inverse: one
-    product is faster than 2 m triangular solutions, and damping leaves enough digits."""
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-    return inverse @ cross, (inverse @ ones)[:, 0]
+    """``gram``^-1 times ``cross`` (n, m) and ``ones`` (n, 1): (n, m) and (n,). Not by the inverse,
+    which is faster: errors of 1e-8 in what is explained decide between starts at -80 dB."""
+    factor = torch.linalg.cholesky(gram)
+    solved = torch.cholesky_solve(torch.cat([cross, ones], 1), factor)
+    return solved[:, :-1], solved[:, -1]
 
 
 def _solved_by_halves(
