@@ -285,7 +285,9 @@ class BoundsSettings:
     """How far to the nearest image within bounds the slices between two stages go: at the last one
     they are held, but there a slice is a mean of finer samples, which may ring."""
     refinements: int = 1
-    """How often the network sees its answer within bounds, if it was trained on such ones."""
+    """How often the network sees its answer within bounds, if it was trained on such ones ..."""
+    refined_scale: float = 4.0
+    """... and the largest scale at which that is worth its time (at x8 it gains nothing)."""
     negligible: float = 1e-5
     """RMS beyond the bounds, in units of the range, that is cut off and no more."""
     plateau: PlateauSettings = field(default_factory=PlateauSettings)

@@ -335,9 +335,10 @@ class Solver:
 
     @property
     def _refines(self) -> bool:
-        """Whether the network has learned to see its answer within bounds."""
+        """Whether the network has learned to see its answer within bounds, and gains by it."""
         known = self.weights is not None and self.weights.facts.get("refines")
-        return bool(known) and self.settings.consistency.enabled
+        worth = max(self.scale) <= self.settings.bounds.refined_scale
+        return bool(known) and worth and self.settings.consistency.enabled
 
     def _refine_(
         self,
