@@ -337,12 +337,34 @@ class ContinuumSettings:
     """
 
     smooth: tuple[float, float] = (0.94, 0.98)
+    smooth_sinking: tuple[float, float] = (0.8, 0.88)
+    """The same of spectra that are lower at their edge than in their lowest band (phases, levels in
+    dB, magnitudes), as far as ..."""
+    sinks: tuple[float, float] = (1.0, 0.5)
+    """... the one over the other goes from the first to the second."""
     share: float = 0.5
     """It is continued from this share of the power at the edge (the rest of that is aliases) ..."""
     slope: float = -2.0
     """... with this power law."""
     samples_min: int = 16
     """Fewer LR samples along an axis say too little: their periodogram is smooth by itself."""
+
+
+@dataclass(frozen=True)
+class WrappedSettings:
+    """When a complex slice's spectrum is taken to go on through the LR Nyquist limit on one side
+    (imaging.spectra.band_edge)."""
+
+    smooth: float = 1 / 32
+    """Half width, in periods, over which the periodogram is averaged."""
+    floor: float = 0.015
+    """Of the mean power: nothing is where there is less ..."""
+    width: float = 1 / 8
+    """... and a gap where that is so for at least this part of the period."""
+    share: float = 0.85
+    """Of the power, on the side that goes on."""
+    beyond: float = 0.5
+    """Most power beyond the limit, over that within."""
 
 
 @dataclass(frozen=True)
@@ -375,6 +397,7 @@ class WienerSettings:
     )
     """Flat spectra; on 300 flat slices of simulated fields and captures no start lost more than
     0.5 dB by them, and half of those that were 0.3 dB behind another method are so no longer."""
+    wrapped: WrappedSettings = field(default_factory=WrappedSettings)
     dealias: int = 3
     """Fixed-point iterations that remove aliased power."""
     response_min: float = 1e-2

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from mzsr_cli.imaging import degrade, kernels, metrics, start, wiener
+from mzsr_cli.imaging import degrade, kernels, metrics, spectra, start, wiener
 from mzsr_cli.imaging.degrade import Consistency, Degradation
 from mzsr_cli.settings import ConsistencySettings, Method, Sampling, WienerSettings
 
@@ -143,10 +143,10 @@ def test_spectral_model_is_seen_through_the_reduction(rng: np.random.Generator) 
     """The HR spectrum's decimation gives the periodogram back (aliases folded in, by hand)."""
     op = operator(Sampling.BICUBIC, (41, 31))
     y = photo_like(rng, 41, 31).numpy()
-    power = wiener.periodogram(y, 1, SETTINGS.padding)
+    power = spectra.periodogram(y, 1, SETTINGS.padding)
     assert power.mean() == pytest.approx(1)
     reduction = op.reduction(0)
-    spectrum = wiener.spectral_model(power, op.reductions[0], 2.0, SETTINGS)
+    spectrum = spectra.spectral_model(power, op.reductions[0], 2.0, SETTINGS)
     taps = reduction[20]
     omega = np.linspace(0, np.pi, len(spectrum))
     response = np.abs(np.exp(-1j * np.outer(omega, np.arange(len(taps)))) @ taps) ** 2
@@ -208,10 +208,10 @@ def test_expected_error_is_the_real_one(rng: np.random.Generator, sampling: Samp
 
 
 def test_share_beyond_counts_what_lies_above_the_limit() -> None:
-    spectrum = np.r_[np.ones(11), np.full(10, 0.1)]
-    assert wiener.share_beyond(spectrum, 2.0) == pytest.approx(1 / 12)
-    assert wiener.share_beyond(spectrum, 1.0) == 0
-    assert wiener.share_beyond(np.zeros(0), 2.0) == 0
+    spectrum = spectra.Spectrum(np.r_[np.ones(11), np.full(10, 0.1)])
+    assert spectra.share_beyond(spectrum, 2.0) == pytest.approx(1 / 12)
+    assert spectra.share_beyond(spectrum, 1.0) == 0
+    assert spectra.share_beyond(spectra.Spectrum(np.zeros(0)), 2.0) == 0
 
 
 def test_filter_solves_the_normal_equations(rng: np.random.Generator) -> None:
@@ -219,8 +219,8 @@ def test_filter_solves_the_normal_equations(rng: np.random.Generator) -> None:
     op = operator(Sampling.BICUBIC)
     y = photo_like(rng, 37, 31).numpy()
     reduction = op.reduction(0)
-    spectrum = wiener.axis_spectrum(y - y.mean(), 1, op.reductions[0], 2.0, SETTINGS)
-    lags = wiener.covariance(spectrum, reduction.shape[1])
+    spectrum = spectra.axis_spectrum(y - y.mean(), 1, op.reductions[0], 2.0, SETTINGS)
+    lags = spectra.covariance(spectrum, reduction.shape[1])
     dense = lags[np.abs(np.subtract.outer(*[np.arange(len(lags))] * 2))]
     damping = SETTINGS.damping * np.trace(reduction @ dense @ reduction.T) / len(reduction)
     dense = dense + SETTINGS.mean_variance
@@ -317,5 +317,5 @@ def test_periodogram_is_that_of_padded_lines(
     lines = (planes - planes.mean((1, 2), keepdims=True)).reshape(-1, n)
     window = np.hanning(n + 2)[1:-1]
     power = (np.abs(np.fft.rfft(lines * window, 2 * padding * n)) ** 2).mean(0)
-    found = wiener.periodogram(planes, 2, padding)
+    found = spectra.periodogram(planes, 2, padding)
     np.testing.assert_allclose(found, power / power.mean(), atol=1e-12)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mzsr_cli.imaging.wiener import periodogram
+from mzsr_cli.imaging.spectra import periodogram
 from mzsr_cli.settings import GateSettings
 
 

@@ -12,7 +12,8 @@ from mzsr_cli.imaging import resize
 from mzsr_cli.imaging.banded import Banded
 from mzsr_cli.imaging.degrade import Consistency, Degradation
 from mzsr_cli.imaging.products import Products, bands
-from mzsr_cli.imaging.wiener import Array, axis_filter, axis_spectrum, share_beyond
+from mzsr_cli.imaging.spectra import Array, Spectrum, axis_spectrum, share_beyond
+from mzsr_cli.imaging.wiener import axis_filter
 from mzsr_cli.settings import Method, Sampling, WienerSettings
 
 
@@ -31,7 +32,7 @@ class SliceModel:
     """What one slice's spectrum says: HR power spectra of the rows' and of the columns' axis, the
     slice's variance, and about how much of that (0 to 1) interpolation will miss."""
 
-    spectra: tuple[Array, Array]
+    spectra: tuple[Spectrum, Spectrum]
     variance: float
     missing: float
 
@@ -39,7 +40,7 @@ class SliceModel:
 @dataclass(frozen=True)
 class SliceFilter:
     """The Wiener interpolator x = m + L (y - m) R^T, m the mean of y, and the mean-square error
-    that its model expects."""
+    that its model expects. L and R are complex for the planes of a complex slice."""
 
     rows: torch.Tensor
     cols: torch.Tensor
@@ -50,12 +51,27 @@ class SliceFilter:
         mean = y.mean((1, 2), keepdim=True)
         ones = Banded.whole(y.new_ones(len(self.rows), 1))
         level = (ones, mean.expand(-1, 1, len(self.cols)))
+        if self.rows.is_complex() or self.cols.is_complex():
+            return Products((*self._complex_terms(y - mean), level))
         rows, cols = Banded.whole(self.rows.to(y)), self.cols.to(y)
         return Products(((rows, (y - mean) @ cols.mT), level))
 
+    def _complex_terms(self, y: torch.Tensor) -> list[tuple[Banded, torch.Tensor]]:
+        """L y R^T of a complex slice's two planes (2, h, w): the real part of L times both, and
+        its imaginary part times i of both."""
+        slices = torch.complex(y[0], y[1])
+        rows = self.rows.to(slices)
+        across = slices @ self.cols.to(slices).mT
+        real, imaginary = across.real, across.imag
+        return [
+            (Banded.whole(rows.real.contiguous()), torch.stack([real, imaginary])),
+            (Banded.whole(rows.imag.contiguous()), torch.stack([-imaginary, real])),
+        ]
+
 
 def slice_model(operator: Degradation, y: torch.Tensor, settings: WienerSettings) -> SliceModel:
-    """The model of LR planes (P, h, w), float64, both axes apart."""
+    """The model of LR planes (P, h, w), float64, both axes apart; two planes are the parts of a
+    complex slice."""
     if operator.sampling is Sampling.BICUBIC:
         settings = replace(
             settings,
@@ -64,8 +80,9 @@ def slice_model(operator: Degradation, y: torch.Tensor, settings: WienerSettings
         )
     planes = y.numpy()
     planes = planes - planes.mean((1, 2), keepdims=True)
+    lines = planes if len(planes) != 2 else planes[:1] + 1j * planes[1:]
     rows, cols = (
-        axis_spectrum(planes, axis + 1, operator.reductions[axis], operator.scale[axis], settings)
+        axis_spectrum(lines, axis + 1, operator.reductions[axis], operator.scale[axis], settings)
         for axis in (0, 1)
     )
     kept = (1 - share_beyond(rows, operator.scale[0])) * (1 - share_beyond(cols, operator.scale[1]))
