@@ -375,6 +375,10 @@ class WienerSettings:
     """Zero padding of the periodogram."""
     edge_band: float = 0.85
     """Above this band the spectrum's edge is measured."""
+    end_band: float = 0.97
+    """Above this band it is seen whether the spectrum has died before the limit ..."""
+    end_ratio: float = 4.0
+    """... and goes on from at most this many times what is left there."""
     edge_ratio: float = 0.5
     """Edge over mean below which the spectrum is seen to fall, and is continued."""
     dealias_ratio: float = 0.25

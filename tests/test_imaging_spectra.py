@@ -220,3 +220,21 @@ def test_sinking_spectra_go_on(rng: np.random.Generator, sampling: Sampling, wid
         expected.append(found.expected)
     assert error[1] < error[0]
     assert abs(np.log(expected[1] / error[1])) < abs(np.log(expected[0] / error[0]))
+
+
+@pytest.mark.parametrize("sampling", Sampling)
+def test_what_has_died_at_the_limit_does_not_go_on(
+    rng: np.random.Generator, sampling: Sampling
+) -> None:
+    """Waves up to 0.93 of the limit: they are recovered, and known to be."""
+    op = operator(sampling, (160, 144))
+    rows, cols = (np.arange(n)[:, None] for n in op.hr_shape)
+    waves = [
+        np.exp(2j * np.pi * (f * rows + g * cols.T + rng.random()))
+        for f, g in [*rng.uniform(-0.15, 0.15, (11, 2)), (0.232, -0.232)]
+    ]
+    truth = planes(np.sum(waves, 0))
+    found = start.wiener(op, op.apply(truth), SETTINGS)
+    assert nmse(found.image, truth) < -35
+    assert found.expected is not None
+    assert 10 * np.log10(found.expected / float(truth.square().mean())) < -28

@@ -110,6 +110,13 @@ def _edge(known: Array, settings: WienerSettings) -> float:
     return float(_upper(known, settings.edge_band).mean())
 
 
+def _end(known: Array, settings: WienerSettings) -> float:
+    """Power from which a spectrum goes on: that of its edge, but where it has died between there
+    and the limit (bands and lines that end below it) not much more than is left at the limit."""
+    left = float(_upper(known, settings.end_band).mean())
+    return min(_edge(known, settings), settings.end_ratio * left)
+
+
 def _lowest(known: Array, settings: WienerSettings) -> float:
     """Mean power in the lowest band."""
     return float(known[: math.ceil(settings.low_band * (len(known) - 1))].mean())
@@ -159,16 +166,16 @@ def _continuation(known: Array, bins: int, settings: WienerSettings) -> Array:
 
 def _continued(known: Array, bins: int, settings: WienerSettings) -> Array:
     """``known`` (0 to LR Nyquist) and what follows on it, ``bins`` values."""
-    return np.r_[known, _edge(known, settings) * _continuation(known, bins, settings)]
+    return np.r_[known, _end(known, settings) * _continuation(known, bins, settings)]
 
 
 def _both_continued(known: list[Array], bins: int, settings: WienerSettings) -> list[Array]:
     """Both sides of a spectrum and what follows on them: on each in the same manner, that of
-    their mean, from its own edge; where they are not equally long, each in its own."""
+    their mean, from its own end; where they are not equally long, each in its own."""
     if len(known[0]) != len(known[1]):
         return [_continued(side, bins, settings) for side in known]
     follows = _continuation((known[0] + known[1]) / 2, bins, settings)
-    return [np.r_[side, _edge(side, settings) * follows] for side in known]
+    return [np.r_[side, _end(side, settings) * follows] for side in known]
 
 
 def _slope(known: Array, settings: WienerSettings) -> float:
