@@ -379,6 +379,8 @@ class WienerSettings:
     """Above this band it is seen whether the spectrum has died before the limit ..."""
     end_ratio: float = 4.0
     """... and goes on from at most this many times what is left there."""
+    left_sure: float = 0.03
+    """A complex slice's spectrum has ended where less than this part of its mean is left."""
     edge_ratio: float = 0.5
     """Edge over mean below which the spectrum is seen to fall, and is continued."""
     dealias_ratio: float = 0.25

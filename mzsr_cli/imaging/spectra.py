@@ -33,10 +33,14 @@ Complex = NDArray[np.complex128]
 @dataclass(frozen=True)
 class Spectrum:
     """HR power along one axis: ``up`` at frequencies 0 to HR Nyquist, ``down`` at 0 to minus that
-    (complex slices; None where it is the same). Both are empty where the axis is constant."""
+    (complex slices; None where it is the same). Both are empty where the axis is constant.
+
+    ``left`` is what a two-sided LR spectrum has at its very ends, over its mean power: next to
+    nothing where it has died before, much where it may be aliased."""
 
     up: Array
     down: Array | None = None
+    left: float = 1.0
 
     @property
     def empty(self) -> bool:
@@ -110,11 +114,15 @@ def _edge(known: Array, settings: WienerSettings) -> float:
     return float(_upper(known, settings.edge_band).mean())
 
 
+def _left(known: Array, settings: WienerSettings) -> float:
+    """Mean power at a spectrum's very end."""
+    return float(_upper(known, settings.end_band).mean())
+
+
 def _end(known: Array, settings: WienerSettings) -> float:
     """Power from which a spectrum goes on: that of its edge, but where it has died between there
     and the limit (bands and lines that end below it) not much more than is left at the limit."""
-    left = float(_upper(known, settings.end_band).mean())
-    return min(_edge(known, settings), settings.end_ratio * left)
+    return min(_edge(known, settings), settings.end_ratio * _left(known, settings))
 
 
 def _lowest(known: Array, settings: WienerSettings) -> float:
@@ -291,7 +299,8 @@ def two_sided_model(
         ratio = power / np.maximum(seen, 1e-12 * power.max())
         known = [side[: len(at)] * ratio[at] for side, at in zip(sides, places, strict=True)]
         sides = _both_continued(known, bins, settings)
-    return Spectrum(sides[0], sides[1])
+    left = max(_left(side, settings) for side in known) / np.concatenate(known).mean()
+    return Spectrum(sides[0], sides[1], float(left))
 
 
 def covariance(spectrum: Spectrum, n: int) -> Array | Complex:

@@ -20,11 +20,13 @@ from mzsr_cli.settings import Method, Sampling, WienerSettings
 @dataclass(frozen=True)
 class Start:
     """A starting image (P, H, W), and the mean-square error that its own model expects of it
-    (None where there is no such model). ``complete`` says that it leaves nothing to learn."""
+    (None where there is no such model). ``complete`` says that it leaves nothing to learn, ``sure``
+    that the model may be believed: a complex slice's spectrum ends before the band does."""
 
     image: torch.Tensor
     expected: float | None
     complete: bool = False
+    sure: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ def _by_model(
 ) -> Start:
     """LR planes (P, h, w) to HR (P, H, W) by a model of them."""
     found = slice_filter(operator, model, settings)
-    return Start(found.apply(y.detach()).whole(), found.expected)
+    sure = all(spectrum.left < settings.left_sure for spectrum in model.spectra)
+    return Start(found.apply(y.detach()).whole(), found.expected, sure=sure)
 
 
 def _error_of_root(error: float, image: torch.Tensor) -> float:

@@ -244,16 +244,18 @@ def kept_share(
     variance: float,
     hopeless: bool,
     settings: CheckSettings,
+    sure: bool = False,
 ) -> float:
     """Part of what the network added (P, H, W) that is plausible, 0 to 1, given the mean-square
     error that the Wiener model expects of the start, and the slice's ``variance``: ramps down
     where the energies' ratio goes from ``added_full`` to ``added_none``, as far as the model
-    counts. 1 where there is no expectation."""
+    counts, in full where it is ``sure``. 1 where there is no expectation."""
     if expected is None or not settings.enabled:
         return 1.0
     ratio = mean_square(added) / max(expected, 1e-30)
     claim = 10 * math.log10(max(expected, 1e-30) / max(variance, 1e-30))
     counts = _ramp(claim, *(settings.certain_hopeless if hopeless else settings.certain))
+    counts = 1.0 if sure else counts
     return 1 - counts * _ramp(ratio, settings.added_full, settings.added_none)
 
 

@@ -444,9 +444,8 @@ class Solver:
                     stage.consistency.free_(added)
             if check is not None and check.unsupported:
                 variance = float(planes.var())
-                kept = kept_share(
-                    added, linear.expected, variance, check.hopeless, self.settings.check
-                )
+                limit, claim = self.settings.check, linear.expected
+                kept = kept_share(added, claim, variance, check.hopeless, limit, linear.sure)
                 added, share = added.mul_(kept), share * kept
             report.trust = share * trust
             if sample.bounds and stage is not stages[-1]:
