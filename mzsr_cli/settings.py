@@ -570,6 +570,9 @@ class CheckSettings:
     hopeless_nmse: float = 0.0
     """dB, mean-free: above this the start is worse than the mean of the slice (critically sampled
     or sparse data)."""
+    hopeless_complex_direct: float = 1.4
+    """The same of complex slices after direct sampling: where a slice is aliased itself, the start
+    of its son is near 3 dB; where it is sampled at its limit, at 0 to 1.2."""
     margin: float = 2.0
     """dB by which a classical method must beat the network to be chosen."""
     gradual_gain: float = 0.5
@@ -599,6 +602,8 @@ class CheckSettings:
     direct sampling (-31 to -28 dB, 18 slices) it lost 0.36 on average, up to 2.7, and did nothing
     from there to -24."""
     certain: tuple[float, float] = (-14.2, -14.7)
+    certain_complex: tuple[float, float] = (-12.5, -13.2)
+    """The same of complex slices, both of whose sides are modelled."""
     certain_hopeless: tuple[float, float] = (-20.5, -23.0)
     """... as far as the model may be believed. Flat spectra look alike, whether the slice is
     sampled at its limit (then the model is right) or aliased (then it claims far too much): a model

@@ -314,6 +314,27 @@ def test_models_that_claim_little_do_not_count(hopeless: bool) -> None:
     assert CHECK.certain_hopeless[1] < CHECK.certain[1]
 
 
+def test_complex_slices_have_limits_of_their_own() -> None:
+    """Models of both sides count from smaller claims on, and always where the spectrum has ended;
+    a small correction is kept all the same."""
+    added = torch.full((2, 4, 5), 2.0)
+    none, full = CHECK.certain_complex
+
+    def of(claim: float, sure: bool = False, part: float = 1.0) -> float:
+        variance = 0.04 / 10 ** (claim / 10)
+        return kept_share(part * added, 0.04, variance, False, CHECK, sure)
+
+    assert of(none + 0.1) == 1 and of(full - 0.1) == 0
+    assert of(none + 0.1, sure=True) == 0
+    assert of(none + 0.1, sure=True, part=0.04) == 1
+
+
+def test_hopeless_limits_may_be_given(judge: Judge) -> None:
+    images = {NETWORK: judge.off(1.0), START: judge.off(1.0)}
+    assert verdict(images, judge.truth, False, CHECK).hopeless
+    assert not verdict(images, judge.truth, False, CHECK, 1.0, 1.1).hopeless
+
+
 def test_everything_is_kept_without_an_expectation() -> None:
     assert kept_share(torch.ones(1, 3, 3), None, 1.0, False, CHECK) == 1
     assert kept(1e6, enabled=False) == 1

@@ -10,6 +10,7 @@ import torch
 
 from mzsr_cli.imaging.hints import Hints
 from mzsr_cli.imaging.products import mean_square
+from mzsr_cli.imaging.spectra import ramp
 from mzsr_cli.imaging.symmetries import turned, turned_back
 from mzsr_cli.imaging.tiles import tiled_at
 from mzsr_cli.learning.inner import Pair, Parameters, gradient, pair_loss, residual, step
@@ -189,6 +190,7 @@ def verdict(
     oversampled: bool,
     settings: CheckSettings,
     stretch: float = 1.0,
+    hopeless_nmse: float | None = None,
 ) -> Verdict:
     """Compare candidates (P, h, w), among them NETWORK and START, with the LR planes (P, h, w).
 
@@ -196,6 +198,7 @@ def verdict(
       share is under ``share_full`` or it gains little, and a classical method wins that beats the
       result by ``margin``; but not on an ``oversampled`` slice, whose son is not oversampled.
       A gain counts less for a stage that is ``stretch`` times longer (in octaves) than the pair.
+    - Hopeless is a pair whose start is above ``hopeless_nmse`` (None: that of the settings).
     - Elsewhere the network stands: the verdict belongs to its training. One whose answer is not
       finite never does.
     """
@@ -204,7 +207,7 @@ def verdict(
     scaled = candidates[START] + share * (candidates[NETWORK] - candidates[START])
     nmse = {name: _nmse(x - truth, energy) for name, x in candidates.items()}
     supported = _nmse(scaled - truth, energy)
-    hopeless = nmse[START] > settings.hopeless_nmse
+    hopeless = nmse[START] > (settings.hopeless_nmse if hopeless_nmse is None else hopeless_nmse)
     best = min((name for name in nmse if name != NETWORK), key=lambda name: nmse[name])
     if not math.isfinite(nmse[NETWORK]):
         return Verdict(best, 0.0, False, hopeless, nmse)
@@ -215,7 +218,7 @@ def verdict(
     kept = min(1.0, share / settings.share_full)
     gradual = gain >= settings.gradual_gain
     counts = gain if gradual else gain / stretch
-    shown = _ramp(counts, settings.gain_none, settings.gain_full)
+    shown = ramp(counts, settings.gain_none, settings.gain_full)
     kept *= settings.share_ungained + (1 - settings.share_ungained) * shown
     return Verdict(best if overruled else NETWORK, kept, True, False, nmse, gradual)
 
@@ -254,9 +257,10 @@ def kept_share(
         return 1.0
     ratio = mean_square(added) / max(expected, 1e-30)
     claim = 10 * math.log10(max(expected, 1e-30) / max(variance, 1e-30))
-    counts = _ramp(claim, *(settings.certain_hopeless if hopeless else settings.certain))
+    certain = settings.certain if len(added) == 1 else settings.certain_complex
+    counts = ramp(claim, *(settings.certain_hopeless if hopeless else certain))
     counts = 1.0 if sure else counts
-    return 1 - counts * _ramp(ratio, settings.added_full, settings.added_none)
+    return 1 - counts * ramp(ratio, settings.added_full, settings.added_none)
 
 
 def audible_share(
@@ -268,9 +272,4 @@ def audible_share(
         return 1.0
     claim = 10 * math.log10(max(expected, 1e-30) / max(variance, 1e-30))
     direct = sampling is Sampling.DIRECT
-    return _ramp(claim, *(settings.silent_direct if direct else settings.silent))
-
-
-def _ramp(value: float, none: float, full: float) -> float:
-    """0 at ``none``, 1 at ``full``, linear between."""
-    return min(1.0, max(0.0, (value - none) / (full - none)))
+    return ramp(claim, *(settings.silent_direct if direct else settings.silent))

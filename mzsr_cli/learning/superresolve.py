@@ -630,7 +630,11 @@ class Solver:
         seen = Whole(begin, pair.hints.guides)
         change = pair.trust * self._change(parameters, seen, stage, pair.hints.facts)
         candidates = {NETWORK: begin + change} | rivals
-        return verdict(candidates, truth, oversampled, self.settings.check, self._stretch(stage))
+        check, hopeless = self.settings.check, None
+        if len(truth) > 1 and self.settings.sampling is Sampling.DIRECT:
+            hopeless = check.hopeless_complex_direct
+        stretch = self._stretch(stage)
+        return verdict(candidates, truth, oversampled, check, stretch, hopeless)
 
     def _stretch(self, pair: Stage) -> float:
         """How much longer the first of the long stages is than the stage of the ``pair``, in
