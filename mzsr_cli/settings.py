@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -380,7 +380,11 @@ class WienerSettings:
     end_ratio: float = 4.0
     """... and goes on from at most this many times what is left there."""
     left_sure: float = 0.03
-    """A complex slice's spectrum has ended where less than this part of its mean is left."""
+    """A spectrum has ended where less than this part of its mean is left there; both axes' have
+    to, or neither has."""
+    left_alias: float = 0.2
+    """Where more is left, a complex slice is modelled by the mean of both sides, as real ones: the
+    difference between aliased sides says little."""
     edge_ratio: float = 0.5
     """Edge over mean below which the spectrum is seen to fall, and is continued."""
     dealias_ratio: float = 0.25
@@ -413,6 +417,12 @@ class WienerSettings:
     mean_variance: float = 1.0
     """Variance of the unknown mean, in variances of the slice."""
     intensity: IntensitySettings = field(default_factory=IntensitySettings)
+
+    @property
+    def of_waves(self) -> WienerSettings:
+        """The same for slices that are known to be waves: to sink says nothing."""
+        how = replace(self.continuum, smooth_sinking=self.continuum.smooth)
+        return replace(self, continuum=how)
 
 
 @dataclass(frozen=True)
@@ -570,9 +580,10 @@ class CheckSettings:
     hopeless_nmse: float = 0.0
     """dB, mean-free: above this the start is worse than the mean of the slice (critically sampled
     or sparse data)."""
-    hopeless_complex_direct: float = 1.4
-    """The same of complex slices after direct sampling: where a slice is aliased itself, the start
-    of its son is near 3 dB; where it is sampled at its limit, at 0 to 1.2."""
+    hopeless_two_sided_direct: float = 1.4
+    """The same after direct sampling where both sides of a complex slice's spectrum are modelled:
+    where it is aliased itself, the start of its son is near 3 dB; where it is sampled at its limit,
+    at 0 to 1.2."""
     margin: float = 2.0
     """dB by which a classical method must beat the network to be chosen."""
     gradual_gain: float = 0.5
@@ -602,8 +613,8 @@ class CheckSettings:
     direct sampling (-31 to -28 dB, 18 slices) it lost 0.36 on average, up to 2.7, and did nothing
     from there to -24."""
     certain: tuple[float, float] = (-14.2, -14.7)
-    certain_complex: tuple[float, float] = (-12.5, -13.2)
-    """The same of complex slices, both of whose sides are modelled."""
+    certain_two_sided: tuple[float, float] = (-12.5, -13.2)
+    """The same where both sides of a complex slice's spectrum are modelled."""
     certain_hopeless: tuple[float, float] = (-20.5, -23.0)
     """... as far as the model may be believed. Flat spectra look alike, whether the slice is
     sampled at its limit (then the model is right) or aliased (then it claims far too much): a model

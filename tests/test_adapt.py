@@ -318,11 +318,11 @@ def test_complex_slices_have_limits_of_their_own() -> None:
     """Models of both sides count from smaller claims on, and always where the spectrum has ended;
     a small correction is kept all the same."""
     added = torch.full((2, 4, 5), 2.0)
-    none, full = CHECK.certain_complex
+    none, full = CHECK.certain_two_sided
 
     def of(claim: float, sure: bool = False, part: float = 1.0) -> float:
         variance = 0.04 / 10 ** (claim / 10)
-        return kept_share(part * added, 0.04, variance, False, CHECK, sure)
+        return kept_share(part * added, 0.04, variance, False, CHECK, True, sure)
 
     assert of(none + 0.1) == 1 and of(full - 0.1) == 0
     assert of(none + 0.1, sure=True) == 0

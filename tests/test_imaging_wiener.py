@@ -146,7 +146,7 @@ def test_spectral_model_is_seen_through_the_reduction(rng: np.random.Generator) 
     power = spectra.periodogram(y, 1, SETTINGS.padding)
     assert power.mean() == pytest.approx(1)
     reduction = op.reduction(0)
-    spectrum = spectra.spectral_model(power, op.reductions[0], 2.0, SETTINGS)
+    spectrum = spectra.spectral_model(power, op.reductions[0], 2.0, SETTINGS).up
     taps = reduction[20]
     omega = np.linspace(0, np.pi, len(spectrum))
     response = np.abs(np.exp(-1j * np.outer(omega, np.arange(len(taps)))) @ taps) ** 2

@@ -11,7 +11,7 @@ lie on one side), and both sides are modelled, each like that of a real slice.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +35,12 @@ class Spectrum:
     """HR power along one axis: ``up`` at frequencies 0 to HR Nyquist, ``down`` at 0 to minus that
     (complex slices; None where it is the same). Both are empty where the axis is constant.
 
-    ``left`` is what a two-sided LR spectrum has at its very ends, over its mean power: next to
-    nothing where it has died before, much where it may be aliased."""
+    ``left`` is what the LR spectrum has at its very ends, over its mean power: next to nothing
+    where it has died before, much where it may be aliased."""
 
     up: Array
     down: Array | None = None
-    left: float = 1.0
+    left: float = 0.0
 
     @property
     def empty(self) -> bool:
@@ -197,18 +197,19 @@ def _slope(known: Array, settings: WienerSettings) -> float:
 
 def spectral_model(
     power: Array, reduction: Reduction, scale: float, settings: WienerSettings
-) -> Array:
-    """HR power spectrum 0 to HR Nyquist whose decimation by ``reduction`` gives ``power``."""
+) -> Spectrum:
+    """HR power spectrum of real planes whose decimation by ``reduction`` gives ``power``."""
     bins = max(len(power), round((len(power) - 1) * scale) + 1)
     response = reduction.response(bins)
     known = power / np.maximum(response[: len(power)], settings.response_min)
     spectrum = _continued(known, bins, settings)
+    left = _left(known, settings) / float(known.mean())
     falls = _edge(known, settings) < settings.dealias_ratio * known.mean()
     for _ in range(settings.dealias if falls or _leans(known, settings) else 0):
         seen = _folded(spectrum * response, len(power))
         known = spectrum[: len(power)] * (power / np.maximum(seen, 1e-12 * power.max()))
         spectrum = _continued(known, bins, settings)
-    return spectrum
+    return Spectrum(spectrum, left=left)
 
 
 def _circle(up: Array, down: Array, period: int) -> Array:
@@ -280,8 +281,7 @@ def two_sided_model(
     """HR power spectrum, both sides, whose decimation by ``reduction`` gives the two-sided
     ``power``: each side as :func:`spectral_model`, but that no spectrum that is not smooth goes on
     because it sinks: complex slices are waves."""
-    how = replace(settings.continuum, smooth_sinking=settings.continuum.smooth)
-    settings, period = replace(settings, continuum=how), len(power)
+    settings, period = settings.of_waves, len(power)
     bins = max(period // 2, round(period // 2 * scale)) + 1
     response = reduction.response(bins)
     edge = band_edge(power, settings)
@@ -293,14 +293,14 @@ def two_sided_model(
     whole = np.concatenate(known)
     edges = sum(_edge(side, settings) for side in known) / 2
     falls = edges < settings.dealias_ratio * whole.mean()
+    left = max(_left(side, settings) for side in known) / float(whole.mean())
     leans = len(known[0]) == len(known[1]) and _leans((known[0] + known[1]) / 2, settings)
     for _ in range(settings.dealias if falls or leans else 0):
         seen = _circle(sides[0] * response, sides[1] * response, period)
         ratio = power / np.maximum(seen, 1e-12 * power.max())
         known = [side[: len(at)] * ratio[at] for side, at in zip(sides, places, strict=True)]
         sides = _both_continued(known, bins, settings)
-    left = max(_left(side, settings) for side in known) / np.concatenate(known).mean()
-    return Spectrum(sides[0], sides[1], float(left))
+    return Spectrum(sides[0], sides[1], left)
 
 
 def covariance(spectrum: Spectrum, n: int) -> Array | Complex:
@@ -328,7 +328,7 @@ def axis_spectrum(
         return Spectrum(np.zeros(0))
     if np.iscomplexobj(planes):
         return two_sided_model(power, reduction, scale, settings)
-    return Spectrum(spectral_model(power, reduction, scale, settings))
+    return spectral_model(power, reduction, scale, settings)
 
 
 def share_beyond(spectrum: Spectrum, scale: float) -> float:

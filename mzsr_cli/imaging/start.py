@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from mzsr_cli.imaging import resize
 from mzsr_cli.imaging.banded import Banded
@@ -20,12 +22,14 @@ from mzsr_cli.settings import Method, Sampling, WienerSettings
 @dataclass(frozen=True)
 class Start:
     """A starting image (P, H, W), and the mean-square error that its own model expects of it
-    (None where there is no such model). ``complete`` says that it leaves nothing to learn, ``sure``
-    that the model may be believed: a complex slice's spectrum ends before the band does."""
+    (None where there is no such model). ``complete`` says that it leaves nothing to learn,
+    ``two_sided`` that it models both sides of a complex slice's spectrum, ``sure`` that they end
+    before the band does, so that the model may be believed."""
 
     image: torch.Tensor
     expected: float | None
     complete: bool = False
+    two_sided: bool = False
     sure: bool = False
 
 
@@ -71,6 +75,17 @@ class SliceFilter:
         ]
 
 
+def _spectra(
+    operator: Degradation, lines: NDArray[Any], settings: WienerSettings
+) -> tuple[Spectrum, Spectrum]:
+    """The spectra of the rows' and of the columns' axis of ``lines`` (P, h, w), real or complex."""
+    rows, cols = (
+        axis_spectrum(lines, axis + 1, operator.reductions[axis], operator.scale[axis], settings)
+        for axis in (0, 1)
+    )
+    return rows, cols
+
+
 def slice_model(operator: Degradation, y: torch.Tensor, settings: WienerSettings) -> SliceModel:
     """The model of LR planes (P, h, w), float64, both axes apart; two planes are the parts of a
     complex slice."""
@@ -83,10 +98,13 @@ def slice_model(operator: Degradation, y: torch.Tensor, settings: WienerSettings
     planes = y.numpy()
     planes = planes - planes.mean((1, 2), keepdims=True)
     lines = planes if len(planes) != 2 else planes[:1] + 1j * planes[1:]
-    rows, cols = (
-        axis_spectrum(lines, axis + 1, operator.reductions[axis], operator.scale[axis], settings)
-        for axis in (0, 1)
-    )
+    rows, cols = _spectra(operator, lines, settings)
+    left = max(rows.left, cols.left)
+    if left >= settings.left_sure:  # gaps at one axis' limit say nothing
+        settings = replace(settings, end_ratio=math.inf)
+        if len(planes) == 2 and left >= settings.left_alias:
+            lines, settings = planes, settings.of_waves
+        rows, cols = _spectra(operator, lines, settings)
     kept = (1 - share_beyond(rows, operator.scale[0])) * (1 - share_beyond(cols, operator.scale[1]))
     return SliceModel((rows, cols), float(planes.var()), 1 - kept)
 
@@ -113,8 +131,10 @@ def _by_model(
 ) -> Start:
     """LR planes (P, h, w) to HR (P, H, W) by a model of them."""
     found = slice_filter(operator, model, settings)
-    sure = all(spectrum.left < settings.left_sure for spectrum in model.spectra)
-    return Start(found.apply(y.detach()).whole(), found.expected, sure=sure)
+    two_sided = all(spectrum.down is not None for spectrum in model.spectra)
+    sure = two_sided and max(s.left for s in model.spectra) < settings.left_sure
+    image = found.apply(y.detach()).whole()
+    return Start(image, found.expected, two_sided=two_sided, sure=sure)
 
 
 def _error_of_root(error: float, image: torch.Tensor) -> float:

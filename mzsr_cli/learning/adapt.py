@@ -247,17 +247,19 @@ def kept_share(
     variance: float,
     hopeless: bool,
     settings: CheckSettings,
+    two_sided: bool = False,
     sure: bool = False,
 ) -> float:
     """Part of what the network added (P, H, W) that is plausible, 0 to 1, given the mean-square
     error that the Wiener model expects of the start, and the slice's ``variance``: ramps down
     where the energies' ratio goes from ``added_full`` to ``added_none``, as far as the model
-    counts, in full where it is ``sure``. 1 where there is no expectation."""
+    counts (earlier where it has ``two_sided`` spectra), in full where it is ``sure``. 1 where there
+    is no expectation."""
     if expected is None or not settings.enabled:
         return 1.0
     ratio = mean_square(added) / max(expected, 1e-30)
     claim = 10 * math.log10(max(expected, 1e-30) / max(variance, 1e-30))
-    certain = settings.certain if len(added) == 1 else settings.certain_complex
+    certain = settings.certain_two_sided if two_sided else settings.certain
     counts = ramp(claim, *(settings.certain_hopeless if hopeless else certain))
     counts = 1.0 if sure else counts
     return 1 - counts * ramp(ratio, settings.added_full, settings.added_none)

@@ -298,7 +298,7 @@ class Solver:
             report.trust = 0.0
             return self._bounded(stages[-1], sample, final.image, report), report
         # 2-4. Adapt to the pair (son, LR) of the most detailed window; check on a larger one.
-        parameters = self._adapted(planes, stages[0], noise, zero, report)
+        parameters = self._adapted(planes, stages[0], noise, zero, report, final.two_sided)
         if report.check is not None and report.check.overruled:
             image, report.method = self._classical(report.check.chosen, stages[-1], planes, zero)
             return self._bounded(stages[-1], sample, image, report), report
@@ -445,7 +445,8 @@ class Solver:
             if check is not None and check.unsupported:
                 variance = float(planes.var())
                 limit, claim = self.settings.check, linear.expected
-                kept = kept_share(added, claim, variance, check.hopeless, limit, linear.sure)
+                sides = linear.two_sided, linear.sure
+                kept = kept_share(added, claim, variance, check.hopeless, limit, *sides)
                 added, share = added.mul_(kept), share * kept
             report.trust = share * trust
             if sample.bounds and stage is not stages[-1]:
@@ -494,6 +495,7 @@ class Solver:
         noise: float,
         zero: float | None,
         report: SliceReport,
+        two_sided: bool,
     ) -> Parameters:
         """The parameters after lines 2-4 of Algorithm 2; notes steps, losses and the check."""
         own = self._son_pair(
@@ -510,7 +512,7 @@ class Solver:
         rivals = self._rivals(*checked, zero)
         worthwhile = self._worthwhile(rivals, checked[0])
         parameters = self._stepped(own[0], report) if worthwhile else self._untouched
-        report.check = self._check(parameters, rivals, *checked)
+        report.check = self._check(parameters, rivals, *checked, two_sided)
         return parameters
 
     def _worthwhile(self, rivals: dict[str, torch.Tensor], pair: Pair) -> bool:
@@ -622,17 +624,23 @@ class Solver:
         return {START: pair.start[:, 0]} | made
 
     def _check(
-        self, parameters: Parameters, rivals: dict[str, torch.Tensor], pair: Pair, stage: Stage
+        self,
+        parameters: Parameters,
+        rivals: dict[str, torch.Tensor],
+        pair: Pair,
+        stage: Stage,
+        two_sided: bool,
     ) -> Verdict:
-        """Compare the adapted network with its ``rivals`` on the pair."""
+        """Compare the adapted network with its ``rivals`` on the pair; ``two_sided`` is the model
+        of the slice itself."""
         truth, begin = pair.truth[:, 0], pair.start[:, 0]
         oversampled = gate.slice_trust(truth, (1.0, 1.0), self.settings.gate) < 1
         seen = Whole(begin, pair.hints.guides)
         change = pair.trust * self._change(parameters, seen, stage, pair.hints.facts)
         candidates = {NETWORK: begin + change} | rivals
         check, hopeless = self.settings.check, None
-        if len(truth) > 1 and self.settings.sampling is Sampling.DIRECT:
-            hopeless = check.hopeless_complex_direct
+        if two_sided and self.settings.sampling is Sampling.DIRECT:
+            hopeless = check.hopeless_two_sided_direct
         stretch = self._stretch(stage)
         return verdict(candidates, truth, oversampled, check, stretch, hopeless)
 
