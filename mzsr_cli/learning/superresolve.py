@@ -298,7 +298,8 @@ class Solver:
             report.trust = 0.0
             return self._bounded(stages[-1], sample, final.image, report), report
         # 2-4. Adapt to the pair (son, LR) of the most detailed window; check on a larger one.
-        parameters = self._adapted(planes, stages[0], noise, zero, report, final.two_sided)
+        heard = self._heard(final, sample, stages)
+        parameters = self._adapted(planes, stages[0], noise, zero, report, final.two_sided, heard)
         if report.check is not None and report.check.overruled:
             image, report.method = self._classical(report.check.chosen, stages[-1], planes, zero)
             return self._bounded(stages[-1], sample, image, report), report
@@ -398,7 +399,8 @@ class Solver:
         """What a slice is adapted to; None where its start leaves nothing to learn, the son is
         too small or steps are not worthwhile."""
         planes, stages = sample.planes.to(self.device), self.stages(sample.noise)
-        if self._start(stages[-1], planes, sample.zero).complete:
+        final = self._start(stages[-1], planes, sample.zero)
+        if final.complete or not self._heard(final, sample, stages):
             return None
         made = [
             self._son_pair(detailed_window(planes, side), stages[0], sample.noise, sample.zero)
@@ -431,13 +433,13 @@ class Solver:
         for stage in stages:
             linear = final if stage is stages[-1] else self._start(stage, planes, zero)
             carried = self._carried(before, stage)
-            trust = gate.slice_trust(linear.image, stage.operator.scale, self.settings.gate)
-            seen = self._seen(planes, linear, carried, stage)
-            if sample.signed:
-                how = self.settings.sampling, self.settings.check
-                trust *= audible_share(linear.expected, float(planes.var()), *how)
-            facts = hints.facts(stage.operator, linear.expected, stage.consistency.noise)
-            added = self._change(parameters, seen, stage, facts).mul_(share * trust)
+            trust = self._trust(linear, sample, stage)
+            if share * trust > 0:
+                seen = self._seen(planes, linear, carried, stage)
+                facts = hints.facts(stage.operator, linear.expected, stage.consistency.noise)
+                added = self._change(parameters, seen, stage, facts).mul_(share * trust)
+            else:
+                added = torch.zeros_like(linear.image)
             if carried is not None:
                 carried.add_to(added)
                 if self.settings.consistency.enabled:
@@ -455,6 +457,20 @@ class Solver:
                     added.lerp_(image.sub_(linear.image), self.settings.bounds.between)
             before = added
         return added
+
+    def _trust(self, linear: start.Start, sample: Sample, stage: Stage) -> float:
+        """Share, 0 to 1, of what the network says to the ``linear`` answer of a stage that is
+        listened to: none where the slice's spectrum leaves nothing to predict, or, of waves, where
+        next to no error is expected."""
+        trust = gate.slice_trust(linear.image, stage.operator.scale, self.settings.gate)
+        if not sample.signed:
+            return trust
+        how = self.settings.sampling, self.settings.check
+        return trust * audible_share(linear.expected, float(sample.planes.var()), *how)
+
+    def _heard(self, final: start.Start, sample: Sample, stages: list[Stage]) -> bool:
+        """Whether the network is listened to in one stage; in several it is not known yet."""
+        return len(stages) > 1 or self._trust(final, sample, stages[-1]) > 0
 
     def _carried(self, before: torch.Tensor | None, stage: Stage) -> start.Carried | None:
         """What was added in the stage ``before``, on the grid of ``stage``."""
@@ -496,8 +512,10 @@ class Solver:
         zero: float | None,
         report: SliceReport,
         two_sided: bool,
+        heard: bool,
     ) -> Parameters:
-        """The parameters after lines 2-4 of Algorithm 2; notes steps, losses and the check."""
+        """The parameters after lines 2-4 of Algorithm 2, where the network is ``heard`` at all;
+        notes steps, losses and the check."""
         own = self._son_pair(
             detailed_window(planes, self.settings.adapt.window), stage, noise, zero
         )
@@ -506,11 +524,11 @@ class Solver:
             report.check = no_verdict(check) if check.enabled else None
             return self._untouched
         if not self.settings.check.enabled:
-            return self._stepped(own[0], report)
+            return self._stepped(own[0], report) if heard else self._untouched
         larger = detailed_window(planes, self.settings.check.window)
         checked = self._son_pair(larger, stage, noise, zero) or own
         rivals = self._rivals(*checked, zero)
-        worthwhile = self._worthwhile(rivals, checked[0])
+        worthwhile = heard and self._worthwhile(rivals, checked[0])
         parameters = self._stepped(own[0], report) if worthwhile else self._untouched
         report.check = self._check(parameters, rivals, *checked, two_sided)
         return parameters
