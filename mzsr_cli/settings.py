@@ -365,6 +365,8 @@ class WrappedSettings:
     """Of the power, on the side that goes on."""
     beyond: float = 0.5
     """Most power beyond the limit, over that within."""
+    least: int = 4
+    """Frequencies (of the unpadded periodogram) that the other side keeps at least."""
 
 
 @dataclass(frozen=True)
@@ -377,8 +379,8 @@ class WienerSettings:
     """Above this band the spectrum's edge is measured."""
     end_band: float = 0.97
     """Above this band it is seen whether the spectrum has died before the limit ..."""
-    end_ratio: float = 4.0
-    """... and goes on from at most this many times what is left there."""
+    end_ratio: float | None = 4.0
+    """... and goes on from at most this many times what is left there (None: it is not seen)."""
     left_sure: float = 0.03
     """A spectrum has ended where less than this part of its mean is left there; both axes' have
     to, or neither has."""
@@ -607,19 +609,21 @@ class CheckSettings:
     it is kept, above the second none ..."""
     silent: tuple[float, float] = (-33.0, -28.0)
     silent_direct: tuple[float, float] = (-28.0, -24.0)
+    silent_hopeful: tuple[float, float] = (-20.0, -16.0)
     """dB of the variance: what the network adds to signed and complex slices is faded out where the
     Wiener model expects so little error of the start. On 40 such slices of simulated arrays after
     antialiased sampling (-34 to -28 dB) it gained 0.05 dB on average and once lost 0.9; after
     direct sampling (-31 to -28 dB, 18 slices) it lost 0.36 on average, up to 2.7, and did nothing
-    from there to -24."""
+    from there to -24. Where the pair is neither informative nor hopeless less error is enough: on
+    pulses (-26 to -15 dB) it lost up to 3.6 there and gained 0.1 at most."""
     certain: tuple[float, float] = (-14.2, -14.7)
     certain_two_sided: tuple[float, float] = (-12.5, -13.2)
-    """The same where both sides of a complex slice's spectrum are modelled."""
     certain_hopeless: tuple[float, float] = (-20.5, -23.0)
     """... as far as the model may be believed. Flat spectra look alike, whether the slice is
     sampled at its limit (then the model is right) or aliased (then it claims far too much): a model
     that expects an error above the first, in dB of the slice's variance, does not count, one below
-    the second counts in full. The other limits are for hopeless pairs."""
+    the second counts in full. The second limits are for slices both of whose sides are modelled,
+    the third for hopeless pairs."""
 
 
 @dataclass(frozen=True)

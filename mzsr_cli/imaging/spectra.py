@@ -122,7 +122,8 @@ def _left(known: Array, settings: WienerSettings) -> float:
 def _end(known: Array, settings: WienerSettings) -> float:
     """Power from which a spectrum goes on: that of its edge, but where it has died between there
     and the limit (bands and lines that end below it) not much more than is left at the limit."""
-    return min(_edge(known, settings), settings.end_ratio * _left(known, settings))
+    edge, left = _edge(known, settings), _left(known, settings)
+    return edge if settings.end_ratio is None else min(edge, settings.end_ratio * left)
 
 
 def _lowest(known: Array, settings: WienerSettings) -> float:
@@ -190,6 +191,8 @@ def _slope(known: Array, settings: WienerSettings) -> float:
     """Exponent of the power law that fits a spectrum's upper part best (least squares of the
     logarithms)."""
     powers = np.log(_upper(known, settings.fit_band) + (1e-30 + 1e-12 * known.max()))
+    if len(powers) < 2:
+        return 0.0
     octaves = np.log(np.arange(len(known) - len(powers), len(known)))
     octaves -= octaves.mean()
     return float(octaves @ powers) / float(octaves @ octaves)
@@ -254,11 +257,24 @@ def band_edge(power: Array, settings: WienerSettings) -> int:
     up, down = float(power[:half].sum()), float(power[half + 1 :].sum())
     one_sided = max(up, down) >= how.share * (up + down)
     wide = gap.stop - gap.start >= how.width * period
-    inside = gap.start <= half < gap.stop or gap.start <= half + period < gap.stop
-    if inside or not (wide and one_sided):
+    at_limit = gap.start <= half < gap.stop or gap.start <= half + period < gap.stop
+    if at_limit or not (wide and one_sided):
         return half
-    middle = {(gap.start + gap.stop - 1) // 2 % period, (gap.start + gap.stop) // 2 % period}
-    return min(middle, key=lambda bin: float(power[bin]))
+    return _middle(power, gap, up > down, settings.padding * how.least)
+
+
+def _middle(power: Array, gap: slice, upwards: bool, least: int) -> int:
+    """The middle of what of a ``gap`` lies beyond the Nyquist limit, going up or down from it, and
+    at least ``least`` bins short of 0; the limit where nothing does. Of two middles the one with
+    less ``power``, so that a mirrored spectrum has the mirrored edge."""
+    period = len(power)
+    half = period // 2
+    first, last = (half + 1, period - least) if upwards else (least, half - 1)
+    for turn in (0, period):
+        low, high = max(first, gap.start - turn), min(last, gap.stop - 1 - turn)
+        if low <= high:
+            return min({(low + high) // 2, (low + high + 1) // 2}, key=lambda b: float(power[b]))
+    return half
 
 
 def _plausible(power: Array, edge: int, response: Array, settings: WienerSettings) -> bool:
@@ -267,12 +283,14 @@ def _plausible(power: Array, edge: int, response: Array, settings: WienerSetting
     within the limit; else the samples show something else there."""
     period = len(power)
     half, most = period // 2, max(edge, period - edge)
+    if edge == half:
+        return True
     if most >= len(response):
         return False
     outward = power[np.arange(most + 1) if edge > half else -np.arange(most + 1)]
     undone = outward / np.maximum(response[: most + 1], 1e-12)
-    share = float(undone[half + 1 :].sum()) / float(undone[: half + 1].sum())
-    return share <= settings.wrapped.beyond
+    within, beyond = float(undone[: half + 1].sum()), float(undone[half + 1 :].sum())
+    return beyond <= settings.wrapped.beyond * within
 
 
 def two_sided_model(

@@ -86,6 +86,12 @@ def _spectra(
     return rows, cols
 
 
+def _left(operator: Degradation, spectra: tuple[Spectrum, Spectrum]) -> float:
+    """The most that is left at the end of an axis that is enlarged."""
+    pairs = zip(spectra, operator.scale, strict=True)
+    return max((spectrum.left for spectrum, scale in pairs if scale > 1), default=0.0)
+
+
 def slice_model(operator: Degradation, y: torch.Tensor, settings: WienerSettings) -> SliceModel:
     """The model of LR planes (P, h, w), float64, both axes apart; two planes are the parts of a
     complex slice."""
@@ -99,9 +105,9 @@ def slice_model(operator: Degradation, y: torch.Tensor, settings: WienerSettings
     planes = planes - planes.mean((1, 2), keepdims=True)
     lines = planes if len(planes) != 2 else planes[:1] + 1j * planes[1:]
     rows, cols = _spectra(operator, lines, settings)
-    left = max(rows.left, cols.left)
+    left = _left(operator, (rows, cols))
     if left >= settings.left_sure:  # gaps at one axis' limit say nothing
-        settings = replace(settings, end_ratio=math.inf)
+        settings = replace(settings, end_ratio=None)
         if len(planes) == 2 and left >= settings.left_alias:
             lines, settings = planes, settings.of_waves
         rows, cols = _spectra(operator, lines, settings)
@@ -132,7 +138,7 @@ def _by_model(
     """LR planes (P, h, w) to HR (P, H, W) by a model of them."""
     found = slice_filter(operator, model, settings)
     two_sided = all(spectrum.down is not None for spectrum in model.spectra)
-    sure = two_sided and max(s.left for s in model.spectra) < settings.left_sure
+    sure = two_sided and _left(operator, model.spectra) < settings.left_sure
     image = found.apply(y.detach()).whole()
     return Start(image, found.expected, two_sided=two_sided, sure=sure)
 

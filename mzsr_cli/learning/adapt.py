@@ -266,12 +266,18 @@ def kept_share(
 
 
 def audible_share(
-    expected: float | None, variance: float, sampling: Sampling, settings: CheckSettings
+    expected: float | None,
+    variance: float,
+    sampling: Sampling,
+    settings: CheckSettings,
+    hopeful: bool = False,
 ) -> float:
     """Share of what the network adds to a signed or complex slice, 0 to 1: none where its
-    starting image is expected to have next to no error."""
+    starting image is expected to have next to no error, or little and the pair is ``hopeful``:
+    neither informative nor hopeless."""
     if expected is None or not settings.enabled:
         return 1.0
     claim = 10 * math.log10(max(expected, 1e-30) / max(variance, 1e-30))
-    direct = sampling is Sampling.DIRECT
-    return ramp(claim, *(settings.silent_direct if direct else settings.silent))
+    silent = settings.silent_direct if sampling is Sampling.DIRECT else settings.silent
+    heard = ramp(claim, *silent)
+    return min(heard, ramp(claim, *settings.silent_hopeful)) if hopeful else heard

@@ -309,7 +309,7 @@ class Solver:
         added = self._added(parameters, sample, stages, final, report)
         # 6. Keep within bounds; where there are some, let a network that gains see that once more.
         image = self._bounded(stages[-1], sample, added.add_(final.image), report)
-        if report.bounds and gradual and self._refines:
+        if report.bounds and gradual and self._refines and report.trust > 0:
             report.refined = report.trust * self._refinement(parameters, sample, stages[0])
             seen = self._seen(planes, final, None, stages[-1])
             facts = hints.facts(stages[-1].operator, final.expected, noise)
@@ -398,7 +398,8 @@ class Solver:
     def _pair_of(self, sample: Sample) -> Pair | None:
         """What a slice is adapted to; None where its start leaves nothing to learn, the son is
         too small or steps are not worthwhile."""
-        planes, stages = sample.planes.to(self.device), self.stages(sample.noise)
+        sample = replace(sample, planes=sample.planes.to(self.device))
+        planes, stages = sample.planes, self.stages(sample.noise)
         final = self._start(stages[-1], planes, sample.zero)
         if final.complete or not self._heard(final, sample, stages):
             return None
@@ -433,7 +434,7 @@ class Solver:
         for stage in stages:
             linear = final if stage is stages[-1] else self._start(stage, planes, zero)
             carried = self._carried(before, stage)
-            trust = self._trust(linear, sample, stage)
+            trust = self._trust(linear, sample, stage, check)
             if share * trust > 0:
                 seen = self._seen(planes, linear, carried, stage)
                 facts = hints.facts(stage.operator, linear.expected, stage.consistency.noise)
@@ -458,14 +459,17 @@ class Solver:
             before = added
         return added
 
-    def _trust(self, linear: start.Start, sample: Sample, stage: Stage) -> float:
+    def _trust(
+        self, linear: start.Start, sample: Sample, stage: Stage, check: Verdict | None = None
+    ) -> float:
         """Share, 0 to 1, of what the network says to the ``linear`` answer of a stage that is
         listened to: none where the slice's spectrum leaves nothing to predict, or, of waves, where
-        next to no error is expected."""
+        next to no error is expected (little where the ``check`` says nothing else)."""
         trust = gate.slice_trust(linear.image, stage.operator.scale, self.settings.gate)
         if not sample.signed:
             return trust
-        how = self.settings.sampling, self.settings.check
+        hopeful = check is not None and check.unsupported and not check.hopeless
+        how = self.settings.sampling, self.settings.check, hopeful
         return trust * audible_share(linear.expected, float(sample.planes.var()), *how)
 
     def _heard(self, final: start.Start, sample: Sample, stages: list[Stage]) -> bool:
@@ -530,7 +534,8 @@ class Solver:
         rivals = self._rivals(*checked, zero)
         worthwhile = heard and self._worthwhile(rivals, checked[0])
         parameters = self._stepped(own[0], report) if worthwhile else self._untouched
-        report.check = self._check(parameters, rivals, *checked, two_sided)
+        change = self._pair_change(parameters, *checked) if heard else torch.zeros(())
+        report.check = self._check(change, rivals, *checked, two_sided)
         return parameters
 
     def _worthwhile(self, rivals: dict[str, torch.Tensor], pair: Pair) -> bool:
@@ -641,21 +646,24 @@ class Solver:
         }
         return {START: pair.start[:, 0]} | made
 
+    def _pair_change(self, parameters: Parameters, pair: Pair, stage: Stage) -> torch.Tensor:
+        """What the network adds to the pair's start."""
+        seen = Whole(pair.start[:, 0], pair.hints.guides)
+        return pair.trust * self._change(parameters, seen, stage, pair.hints.facts)
+
     def _check(
         self,
-        parameters: Parameters,
+        change: torch.Tensor,
         rivals: dict[str, torch.Tensor],
         pair: Pair,
         stage: Stage,
         two_sided: bool,
     ) -> Verdict:
-        """Compare the adapted network with its ``rivals`` on the pair; ``two_sided`` is the model
-        of the slice itself."""
+        """Compare the pair's start with the adapted network's ``change`` (0 where that is not
+        listened to) with its ``rivals``; ``two_sided`` is the model of the slice itself."""
         truth, begin = pair.truth[:, 0], pair.start[:, 0]
         oversampled = gate.slice_trust(truth, (1.0, 1.0), self.settings.gate) < 1
-        seen = Whole(begin, pair.hints.guides)
-        change = pair.trust * self._change(parameters, seen, stage, pair.hints.facts)
-        candidates = {NETWORK: begin + change} | rivals
+        candidates = {NETWORK: begin + change.to(begin)} | rivals
         check, hopeless = self.settings.check, None
         if two_sided and self.settings.sampling is Sampling.DIRECT:
             hopeless = check.hopeless_two_sided_direct
