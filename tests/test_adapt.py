@@ -17,6 +17,7 @@ from mzsr_cli.learning.adapt import (
     START,
     adapt,
     audible_share,
+    hopeful_share,
     kept_share,
     tiled_residual,
     verdict,
@@ -327,6 +328,15 @@ def test_complex_slices_have_limits_of_their_own() -> None:
     assert of(none + 0.1) == 1 and of(full - 0.1) == 0
     assert of(none + 0.1, sure=True) == 0
     assert of(none + 0.1, sure=True, part=0.04) == 1
+
+
+def test_hopeful_pairs_of_waves_are_silenced_earlier() -> None:
+    none, full = CHECK.silent_hopeful
+    assert none > max(CHECK.silent[1], CHECK.silent_direct[1])
+    for claim, share in ((none - 1, 0.0), ((none + full) / 2, 0.5), (full + 1, 1.0)):
+        found = hopeful_share(0.04, 0.04 / 10 ** (claim / 10), CHECK)
+        assert found == pytest.approx(share, abs=1e-9)
+    assert hopeful_share(None, 1.0, CHECK) == 1
 
 
 def test_hopeless_limits_may_be_given(judge: Judge) -> None:

@@ -258,26 +258,32 @@ def kept_share(
     if expected is None or not settings.enabled:
         return 1.0
     ratio = mean_square(added) / max(expected, 1e-30)
-    claim = 10 * math.log10(max(expected, 1e-30) / max(variance, 1e-30))
+    claim = claimed(expected, variance)
     certain = settings.certain_two_sided if two_sided else settings.certain
     counts = ramp(claim, *(settings.certain_hopeless if hopeless else certain))
     counts = 1.0 if sure else counts
     return 1 - counts * ramp(ratio, settings.added_full, settings.added_none)
 
 
+def claimed(expected: float, variance: float) -> float:
+    """The mean-square error that a model expects, in dB of the slice's variance."""
+    return 10 * math.log10(max(expected, 1e-30) / max(variance, 1e-30))
+
+
 def audible_share(
-    expected: float | None,
-    variance: float,
-    sampling: Sampling,
-    settings: CheckSettings,
-    hopeful: bool = False,
+    expected: float | None, variance: float, sampling: Sampling, settings: CheckSettings
 ) -> float:
     """Share of what the network adds to a signed or complex slice, 0 to 1: none where its
-    starting image is expected to have next to no error, or little and the pair is ``hopeful``:
-    neither informative nor hopeless."""
+    starting image is expected to have next to no error."""
     if expected is None or not settings.enabled:
         return 1.0
-    claim = 10 * math.log10(max(expected, 1e-30) / max(variance, 1e-30))
     silent = settings.silent_direct if sampling is Sampling.DIRECT else settings.silent
-    heard = ramp(claim, *silent)
-    return min(heard, ramp(claim, *settings.silent_hopeful)) if hopeful else heard
+    return ramp(claimed(expected, variance), *silent)
+
+
+def hopeful_share(expected: float | None, variance: float, settings: CheckSettings) -> float:
+    """The same where the pair is neither informative nor hopeless: none from larger expected errors
+    on."""
+    if expected is None or not settings.enabled:
+        return 1.0
+    return ramp(claimed(expected, variance), *settings.silent_hopeful)

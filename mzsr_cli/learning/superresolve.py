@@ -25,6 +25,7 @@ from mzsr_cli.learning.adapt import (
     Verdict,
     adapt,
     audible_share,
+    hopeful_share,
     informs,
     kept_share,
     no_verdict,
@@ -434,7 +435,7 @@ class Solver:
         for stage in stages:
             linear = final if stage is stages[-1] else self._start(stage, planes, zero)
             carried = self._carried(before, stage)
-            trust = self._trust(linear, sample, stage, check)
+            trust = self._trust(linear, sample, stage)
             if share * trust > 0:
                 seen = self._seen(planes, linear, carried, stage)
                 facts = hints.facts(stage.operator, linear.expected, stage.consistency.noise)
@@ -450,6 +451,8 @@ class Solver:
                 limit, claim = self.settings.check, linear.expected
                 sides = linear.two_sided, linear.sure
                 kept = kept_share(added, claim, variance, check.hopeless, limit, *sides)
+                if sample.signed and not check.hopeless:
+                    kept *= hopeful_share(claim, variance, limit)
                 added, share = added.mul_(kept), share * kept
             report.trust = share * trust
             if sample.bounds and stage is not stages[-1]:
@@ -459,17 +462,14 @@ class Solver:
             before = added
         return added
 
-    def _trust(
-        self, linear: start.Start, sample: Sample, stage: Stage, check: Verdict | None = None
-    ) -> float:
+    def _trust(self, linear: start.Start, sample: Sample, stage: Stage) -> float:
         """Share, 0 to 1, of what the network says to the ``linear`` answer of a stage that is
         listened to: none where the slice's spectrum leaves nothing to predict, or, of waves, where
-        next to no error is expected (little where the ``check`` says nothing else)."""
+        next to no error is expected."""
         trust = gate.slice_trust(linear.image, stage.operator.scale, self.settings.gate)
         if not sample.signed:
             return trust
-        hopeful = check is not None and check.unsupported and not check.hopeless
-        how = self.settings.sampling, self.settings.check, hopeful
+        how = self.settings.sampling, self.settings.check
         return trust * audible_share(linear.expected, float(sample.planes.var()), *how)
 
     def _heard(self, final: start.Start, sample: Sample, stages: list[Stage]) -> bool:
