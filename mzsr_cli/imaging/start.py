@@ -137,10 +137,11 @@ def _by_model(
 ) -> Start:
     """LR planes (P, h, w) to HR (P, H, W) by a model of them."""
     found = slice_filter(operator, model, settings)
+    expected, products = found.expected, found.apply(y.detach())
+    del found  # its matrices are large in double precision, and no longer needed
     two_sided = all(spectrum.down is not None for spectrum in model.spectra)
     sure = two_sided and _left(operator, model.spectra) < settings.left_sure
-    image = found.apply(y.detach()).whole()
-    return Start(image, found.expected, two_sided=two_sided, sure=sure)
+    return Start(products.whole(), expected, two_sided=two_sided, sure=sure)
 
 
 def _error_of_root(error: float, image: torch.Tensor) -> float:
