@@ -104,7 +104,7 @@ def cast(image: NDArray[np.generic], dtype: np.dtype) -> NDArray[np.generic]:
     return image.astype(dtype)
 
 
-ROWS = 256
+ROWS = 64
 """Rows of an HR slice that are brought back to their own units at a time."""
 
 

@@ -40,19 +40,25 @@ def tiled(
 
 
 def tiled_at(
-    function: Callable[[slice, slice], torch.Tensor], height: int, width: int, side: int, halo: int
+    function: Callable[[slice, slice], torch.Tensor],
+    height: int,
+    width: int,
+    side: int,
+    halo: int,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The same for a ``function`` of the rows and columns that it is to look at: (..., H, W)."""
+    """The same for a ``function`` of the rows and columns that it is to look at: (..., H, W),
+    written to ``out`` where that is given."""
     if height <= side + halo and width <= side + halo:
-        return function(slice(0, height), slice(0, width))
-    result: torch.Tensor | None = None
+        whole = function(slice(0, height), slice(0, width))
+        return whole if out is None else out.copy_(whole)
     for tile in tiles(height, width, side, halo):
         (top, bottom, left, right), (o_top, o_bottom, o_left, o_right) = tile.core, tile.outer
         piece = function(slice(o_top, o_bottom), slice(o_left, o_right))
-        if result is None:
-            result = piece.new_empty((*piece.shape[:-2], height, width))
-        result[..., top:bottom, left:right] = piece[
+        if out is None:
+            out = piece.new_empty((*piece.shape[:-2], height, width))
+        out[..., top:bottom, left:right] = piece[
             ..., top - o_top : bottom - o_top, left - o_left : right - o_left
         ]
-    assert result is not None
-    return result
+    assert out is not None
+    return out

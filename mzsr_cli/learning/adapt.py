@@ -113,7 +113,7 @@ def tiled_residual(
         output = residual(network, parameters, turned(image, which), precision, hints)
         return turned_back(output, which)[0, 0]
 
-    def on_plane(index: int) -> torch.Tensor:
+    def on_plane(index: int, out: torch.Tensor) -> None:
         plane = slice(index, index + 1)
 
         def on_tile(rows: slice, cols: slice) -> torch.Tensor:
@@ -128,16 +128,12 @@ def tiled_residual(
             mean = total.div_(len(views)) if len(views) > 1 else total
             return mean[: rows.stop - rows.start, : cols.stop - cols.start]
 
-        return tiled_at(on_tile, height, width, tiles.side * stride, network.reach)
+        tiled_at(on_tile, height, width, tiles.side * stride, network.reach, out)
 
-    first = on_plane(0)
-    if count == 1:
-        return first[None]
-    planes = first.new_empty(seen.shape)
-    planes[0] = first
-    del first
-    for index in range(1, count):
-        planes[index] = on_plane(index)
+    device = next(iter(parameters.values())).device
+    planes = torch.empty(seen.shape, dtype=torch.float32, device=device)
+    for index in range(count):
+        on_plane(index, planes[index])
     return planes
 
 

@@ -149,16 +149,17 @@ def _solve_all(
     """Write and journal each slice that ``executor`` solves, in whatever order they come, while it
     solves the next. When this returns or raises, every slice that was reported is journalled (or
     its own error is raised)."""
-    count, written = len(job.plan.slices), Future[None]()
+    count, finished, written = len(job.plan.slices), len(job.done), Future[None]()
     written.set_result(None)
-    for position in range(len(job.done)):
+    for position in range(finished):
         on_slice(position + 1, count, None)
     with closing(executor.solve(job)) as results, ThreadPoolExecutor(1) as other:
-        for finished, solved in enumerate(results, len(job.done) + 1):
+        for solved in results:  # not enumerated, which would keep the slice while it waits
             written.result()
             written = other.submit(_store, solved, writer, journal)
             report = solved.report
             del solved
+            finished += 1
             on_slice(finished, count, report)
         written.result()
 
