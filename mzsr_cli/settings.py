@@ -299,6 +299,15 @@ class BoundsSettings:
 
 
 @dataclass(frozen=True)
+class RoundingSettings:
+    """What rounding has added to whole numbers (imaging.rounding)."""
+
+    enabled: bool = True
+    window: int = 15
+    """Side of the square of coefficients whose mean power is taken."""
+
+
+@dataclass(frozen=True)
 class IntensitySettings:
     """Interpolation of magnitudes through their squares (imaging.start)."""
 
@@ -419,6 +428,7 @@ class WienerSettings:
     mean_variance: float = 1.0
     """Variance of the unknown mean, in variances of the slice."""
     intensity: IntensitySettings = field(default_factory=IntensitySettings)
+    rounding: RoundingSettings = field(default_factory=RoundingSettings)
 
     @property
     def of_waves(self) -> WienerSettings:
@@ -609,21 +619,26 @@ class CheckSettings:
     it is kept, above the second none ..."""
     silent: tuple[float, float] = (-33.0, -28.0)
     silent_direct: tuple[float, float] = (-28.0, -24.0)
+    silent_direct_long: tuple[float, float] = (-20.0, -16.0)
     silent_hopeful: tuple[float, float] = (-20.0, -16.0)
     """dB of the variance: what the network adds to signed and complex slices is faded out where the
     Wiener model expects so little error of the start. On 40 such slices of simulated arrays after
     antialiased sampling (-34 to -28 dB) it gained 0.05 dB on average and once lost 0.9; after
     direct sampling (-31 to -28 dB, 18 slices) it lost 0.36 on average, up to 2.7, and did nothing
-    from there to -24. Where the pair is neither informative nor hopeless less error is enough: on
-    pulses (-26 to -15 dB) it lost up to 3.6 there and gained 0.1 at most."""
-    certain: tuple[float, float] = (-14.2, -14.7)
+    from there to -24; from x4 on (long; between x2 and x4 in octaves) it lost up to 19 dB of plane
+    waves that the model had right at -20. Where the pair is neither informative nor hopeless less
+    error is enough: on pulses (-26 to -15 dB) it lost up to 3.6 there and gained 0.1 at most."""
+    certain: tuple[float, float] = (-17.5, -18.0)
+    certain_long: tuple[float, float] = (-14.2, -14.7)
     certain_two_sided: tuple[float, float] = (-12.5, -13.2)
     certain_hopeless: tuple[float, float] = (-20.5, -23.0)
     """... as far as the model may be believed. Flat spectra look alike, whether the slice is
     sampled at its limit (then the model is right) or aliased (then it claims far too much): a model
     that expects an error above the first, in dB of the slice's variance, does not count, one below
-    the second counts in full. The second limits are for slices both of whose sides are modelled,
-    the third for hopeless pairs."""
+    the second counts in full. The limits are those of x2, of x4 and beyond (between them in
+    octaves), of slices both of whose sides are modelled, and of hopeless pairs. The higher the
+    scale, the less can be told apart: at x4 fields at their limit expect -15 to -18 dB and are
+    right, at x2 those who expect as much are mostly aliased."""
 
 
 @dataclass(frozen=True)

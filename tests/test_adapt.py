@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from mzsr_cli.imaging import degrade, kernels
-from mzsr_cli.learning import networks
+from mzsr_cli.learning import networks, superresolve
 from mzsr_cli.learning.adapt import (
     NETWORK,
     START,
@@ -19,6 +20,7 @@ from mzsr_cli.learning.adapt import (
     audible_share,
     hopeful_share,
     kept_share,
+    learned,
     tiled_residual,
     verdict,
 )
@@ -27,6 +29,7 @@ from mzsr_cli.learning.patches import detailed_window
 from mzsr_cli.learning.seen import Whole
 from mzsr_cli.learning.superresolve import Sample, Solver
 from mzsr_cli.settings import (
+    Adapting,
     AdaptSettings,
     CheckSettings,
     Method,
@@ -315,6 +318,39 @@ def test_models_that_claim_little_do_not_count(hopeless: bool) -> None:
     assert CHECK.certain_hopeless[1] < CHECK.certain[1]
 
 
+def test_limits_move_with_the_scale() -> None:
+    """Those of x2 up to x2, the long ones from x4 on, between them in octaves."""
+    for scale, part in ((1.1, 0.0), (2.0, 0.0), (8**0.5, 0.5), (4.0, 1.0), (20.0, 1.0)):
+        (near, _), (far, _) = CHECK.certain, CHECK.certain_long
+        none = near + part * (far - near)
+        for claim, share in ((none + 0.1, 1), (none - 0.6, 0)):
+            variance = 0.04 / 10 ** (claim / 10)
+            found = kept_share(torch.ones(1, 4, 5), 0.04, variance, False, CHECK, scale=scale)
+            assert found == share, (scale, claim)
+        (low, full), (low_long, full_long) = CHECK.silent_direct, CHECK.silent_direct_long
+        middle = (low + full + part * (low_long + full_long - low - full)) / 2
+        assert audible_share(
+            10 ** (middle / 10), 1.0, Sampling.DIRECT, scale, CHECK
+        ) == pytest.approx(0.5)
+        assert audible_share(10**-3.05, 1.0, Sampling.BICUBIC, scale, CHECK) == pytest.approx(0.5)
+
+
+def test_what_steps_taught_has_to_show_on_the_pair(rng: np.random.Generator) -> None:
+    """Better than before by the margin, and below the limit from which a pair tells something."""
+    truth = torch.from_numpy(rng.standard_normal((1, 23, 17)))
+
+    def off(nmse: float) -> torch.Tensor:
+        error = truth.roll(5, 1) - truth.mean()
+        return truth + error * float(10 ** (nmse / 20) / error.std() * truth.std())
+
+    limit, margin = CHECK.informative_nmse, CHECK.margin
+    assert learned(off(0.0), off(limit - 0.1), truth, CHECK)
+    assert not learned(off(0.0), off(limit + 0.1), truth, CHECK)
+    assert learned(off(limit - 3), off(limit - 3.1 - margin), truth, CHECK)
+    assert not learned(off(limit - 3), off(limit - 2.9 - margin), truth, CHECK)
+    assert not learned(off(0.0), truth * torch.nan, truth, CHECK)
+
+
 def test_complex_slices_have_limits_of_their_own() -> None:
     """Models of both sides count from smaller claims on, and always where the spectrum has ended;
     a small correction is kept all the same."""
@@ -414,6 +450,7 @@ def mzsr(
     """A slice by a tiny network: (HR planes, report)."""
     from mzsr_cli.learning.weights import Weights
 
+    adapting = settings.pop("adapt", AdaptSettings())
     shape = NetworkSettings(depth=3, width=8, passes=passes)
     net = networks.build(shape, seed=4)
     weights = Weights(net, shape, rates_of(net, 1e-3), {"scales": [2.0, 4.0]})
@@ -422,8 +459,8 @@ def mzsr(
     made = Solver(
         low, (factor, factor), operator.hr_shape, kernels.delta(), Method.MZSR, weights,
         UpscaleSettings(
-            scale=(factor, factor), sampling=sampling, adapt=AdaptSettings(steps=steps, son_min=8),
-            **settings
+            scale=(factor, factor), sampling=sampling,
+            adapt=replace(adapting, steps=steps, son_min=8), **settings
         ),
         FP32, torch.device("cpu"),
     )  # fmt: skip
@@ -470,7 +507,8 @@ def enlarged(
 @pytest.mark.parametrize("sampling", list(Sampling))
 @pytest.mark.parametrize("informative", [False, True])
 def test_steps_are_taken_where_they_may_help(sampling: Sampling, informative: bool) -> None:
-    """Not after direct sampling where the pair says nothing; asked for alone, always."""
+    """After direct sampling where the pair says nothing they are not kept; asked for alone,
+    always."""
     cube = torch.from_numpy(np.random.default_rng(3).random((1, 20, 19))).float()
     limit = CheckSettings(
         informative_nmse=1e9 if informative else -1e9, hopeless_nmse=1e9, margin=1e9
@@ -481,6 +519,30 @@ def test_steps_are_taken_where_they_may_help(sampling: Sampling, informative: bo
     assert report.check is not None and report.check.informative == informative
     _, alone = mzsr(cube, sampling=sampling, check=CheckSettings(enabled=False))
     assert len(alone.losses) == 5
+
+
+@pytest.mark.parametrize("margin", [-1e9, 1e9])
+def test_steps_that_teach_the_pair_are_kept(monkeypatch: pytest.MonkeyPatch, margin: float) -> None:
+    """After direct sampling, though classical methods learn nothing of it: the answer is then that
+    of the steps alone, else that of no steps."""
+    cube = torch.from_numpy(np.random.default_rng(3).random((1, 20, 19))).float()
+    monkeypatch.setattr(superresolve, "informs", lambda *_: False)
+    limit = CheckSettings(
+        informative_nmse=1e9, hopeless_nmse=-1e9, margin=margin, certain=(-98.0, -99.0),
+        certain_hopeless=(-98.0, -99.0),
+    )  # fmt: skip
+    found, report = mzsr(cube, sampling=Sampling.DIRECT, check=limit)
+    kept = margin < 0
+    assert len(report.losses) == (5 if kept else 0) and (report.steps > 0) == kept
+    alone = {"sampling": Sampling.DIRECT, "check": CheckSettings(enabled=False)}
+    steps, _ = mzsr(cube, **alone)
+    none, _ = mzsr(cube, steps=0, **alone)
+    assert float((steps - none).abs().max()) > 1e-4
+    torch.testing.assert_close(found, steps if kept else none, rtol=0, atol=1e-5)
+    _, told = mzsr(
+        cube, sampling=Sampling.DIRECT, check=limit, adapt=AdaptSettings(mode=Adapting.CUBE)
+    )
+    assert told.steps == 0
 
 
 @pytest.mark.parametrize("passes", [1, 2, 3])
@@ -516,7 +578,7 @@ def test_stages_are_long_where_the_pair_says_nothing(factor: float, long: list[f
 def test_the_network_is_silent_where_next_to_no_error_is_left() -> None:
     for sampling, low, high in [(Sampling.BICUBIC, -33.0, -28.0), (Sampling.DIRECT, -28.0, -24.0)]:
         claims = (-40.0, low, (low + high) / 2, high, 0.0)
-        shares = [audible_share(10 ** (c / 10), 1.0, sampling, CHECK) for c in claims]
+        shares = [audible_share(10 ** (c / 10), 1.0, sampling, 2.0, CHECK) for c in claims]
         assert shares == pytest.approx([0.0, 0.0, 0.5, 1.0, 1.0])
-        assert audible_share(None, 1.0, sampling, CHECK) == 1.0
-        assert audible_share(1e-9, 1.0, sampling, CheckSettings(enabled=False)) == 1.0
+        assert audible_share(None, 1.0, sampling, 2.0, CHECK) == 1.0
+        assert audible_share(1e-9, 1.0, sampling, 2.0, CheckSettings(enabled=False)) == 1.0

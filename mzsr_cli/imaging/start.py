@@ -14,6 +14,7 @@ from mzsr_cli.imaging import resize
 from mzsr_cli.imaging.banded import Banded
 from mzsr_cli.imaging.degrade import Consistency, Degradation
 from mzsr_cli.imaging.products import Products, bands
+from mzsr_cli.imaging.rounding import unrounded
 from mzsr_cli.imaging.spectra import Array, Spectrum, axis_spectrum, share_beyond
 from mzsr_cli.imaging.wiener import axis_filter
 from mzsr_cli.settings import Method, Sampling, WienerSettings
@@ -209,7 +210,7 @@ def starting_image(
     settings: WienerSettings,
     zero: float | None = None,
 ) -> Start:
-    """LR planes (P, h, w) to the starting image (P, H, W), which explains y.
+    """LR planes (P, h, w) to the starting image (P, H, W), which explains y but for its rounding.
 
     Without a blur kernel the Wiener interpolation, through the squares where the planes are
     magnitudes (``zero`` is what 0 has become in units of y, None for signed data) and the squares
@@ -221,6 +222,8 @@ def starting_image(
         return Start(operator.interpolate(y, Method.SPLINE, consistency.damping), None)
     if operator.kernel.size > 1:
         return Start(consistency.explained(y, Method.SPLINE).whole(), None)
+    if operator.sampling is Sampling.BICUBIC:  # others are samples of whole numbers themselves
+        y = unrounded(y, consistency.noise, settings.rounding)
     values = slice_model(operator, y.detach().cpu().double(), settings)
     plain = _by_model(operator, y, values, settings)
     if zero is None or not settings.intensity.enabled:

@@ -180,6 +180,17 @@ def informs(
     return min(found) < settings.informative_nmse
 
 
+def learned(
+    before: torch.Tensor, after: torch.Tensor, truth: torch.Tensor, settings: CheckSettings
+) -> bool:
+    """Whether steps have taught the network a pair that tells classical methods nothing: its answer
+    ``after`` them (P, h, w) tells something of the LR planes ``truth``, and is better by the
+    margin than that ``before``."""
+    energy = float((truth - truth.mean()).square().sum())
+    found = _nmse(after - truth, energy)
+    return found < min(settings.informative_nmse, _nmse(before - truth, energy) - settings.margin)
+
+
 def verdict(
     candidates: dict[str, torch.Tensor],
     truth: torch.Tensor,
@@ -245,20 +256,30 @@ def kept_share(
     settings: CheckSettings,
     two_sided: bool = False,
     sure: bool = False,
+    scale: float = 2.0,
 ) -> float:
-    """Part of what the network added (P, H, W) that is plausible, 0 to 1, given the mean-square
-    error that the Wiener model expects of the start, and the slice's ``variance``: ramps down
-    where the energies' ratio goes from ``added_full`` to ``added_none``, as far as the model
-    counts (earlier where it has ``two_sided`` spectra), in full where it is ``sure``. 1 where there
-    is no expectation."""
+    """Part of what the network added (P, H, W) at ``scale`` that is plausible, 0 to 1, given the
+    mean-square error that the Wiener model expects of the start, and the slice's ``variance``:
+    ramps down where the energies' ratio goes from ``added_full`` to ``added_none``, as far as the
+    model counts (earlier where it has ``two_sided`` spectra), in full where it is ``sure``. 1 where
+    there is no expectation."""
     if expected is None or not settings.enabled:
         return 1.0
     ratio = mean_square(added) / max(expected, 1e-30)
     claim = claimed(expected, variance)
-    certain = settings.certain_two_sided if two_sided else settings.certain
+    one_sided = at_scale(settings.certain, settings.certain_long, scale)
+    certain = settings.certain_two_sided if two_sided else one_sided
     counts = ramp(claim, *(settings.certain_hopeless if hopeless else certain))
     counts = 1.0 if sure else counts
     return 1 - counts * ramp(ratio, settings.added_full, settings.added_none)
+
+
+def at_scale(
+    short: tuple[float, float], long: tuple[float, float], scale: float
+) -> tuple[float, float]:
+    """Limits at a ``scale``: ``short`` up to x2, ``long`` from x4 on, between them in octaves."""
+    part = ramp(math.log2(max(scale, 1.0)), 1.0, 2.0)
+    return short[0] + part * (long[0] - short[0]), short[1] + part * (long[1] - short[1])
 
 
 def claimed(expected: float, variance: float) -> float:
@@ -267,13 +288,18 @@ def claimed(expected: float, variance: float) -> float:
 
 
 def audible_share(
-    expected: float | None, variance: float, sampling: Sampling, settings: CheckSettings
+    expected: float | None,
+    variance: float,
+    sampling: Sampling,
+    scale: float,
+    settings: CheckSettings,
 ) -> float:
-    """Share of what the network adds to a signed or complex slice, 0 to 1: none where its
-    starting image is expected to have next to no error."""
+    """Share of what the network adds to a signed or complex slice at ``scale``, 0 to 1: none where
+    its starting image is expected to have next to no error."""
     if expected is None or not settings.enabled:
         return 1.0
-    silent = settings.silent_direct if sampling is Sampling.DIRECT else settings.silent
+    direct = at_scale(settings.silent_direct, settings.silent_direct_long, scale)
+    silent = direct if sampling is Sampling.DIRECT else settings.silent
     return ramp(claimed(expected, variance), *silent)
 
 

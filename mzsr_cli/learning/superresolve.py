@@ -28,6 +28,7 @@ from mzsr_cli.learning.adapt import (
     hopeful_share,
     informs,
     kept_share,
+    learned,
     no_verdict,
     share_of,
     tiled_residual,
@@ -450,7 +451,8 @@ class Solver:
                 variance = float(planes.var())
                 limit, claim = self.settings.check, linear.expected
                 sides = linear.two_sided, linear.sure
-                kept = kept_share(added, claim, variance, check.hopeless, limit, *sides)
+                scale = max(stage.operator.scale)
+                kept = kept_share(added, claim, variance, check.hopeless, limit, *sides, scale)
                 if sample.signed and not check.hopeless:
                     kept *= hopeful_share(claim, variance, limit)
                 added, share = added.mul_(kept), share * kept
@@ -469,7 +471,7 @@ class Solver:
         trust = gate.slice_trust(linear.image, stage.operator.scale, self.settings.gate)
         if not sample.signed:
             return trust
-        how = self.settings.sampling, self.settings.check
+        how = self.settings.sampling, max(stage.operator.scale), self.settings.check
         return trust * audible_share(linear.expected, float(sample.planes.var()), *how)
 
     def _heard(self, final: start.Start, sample: Sample, stages: list[Stage]) -> bool:
@@ -532,14 +534,35 @@ class Solver:
         larger = detailed_window(planes, self.settings.check.window)
         checked = self._son_pair(larger, stage, noise, zero) or own
         rivals = self._rivals(*checked, zero)
-        worthwhile = heard and self._worthwhile(rivals, checked[0])
-        parameters = self._stepped(own[0], report) if worthwhile else self._untouched
-        change = self._pair_change(parameters, *checked) if heard else torch.zeros(())
+        parameters, change = self._untouched, torch.zeros(())
+        if heard and self._worthwhile(rivals, checked[0]):
+            parameters = self._stepped(own[0], report)
+            change = self._pair_change(parameters, *checked)
+        elif heard:
+            parameters, change = self._tried(own[0], *checked, report)
         report.check = self._check(change, rivals, *checked, two_sided)
         return parameters
 
+    def _tried(
+        self, own: Pair, checked: Pair, stage: Stage, report: SliceReport
+    ) -> tuple[Parameters, torch.Tensor]:
+        """The parameters after steps on a slice's ``own`` pair where they let the network see what
+        classical methods do not, those before elsewhere, and what the network adds to the pair that
+        is ``checked``. A slice alone may try: one that others learn from has to tell something."""
+        change = self._pair_change(self._untouched, checked, stage)
+        how = self.settings.adapt
+        if how.mode is not Adapting.SLICE or how.steps == 0:
+            return self._untouched, change
+        adapted = self._adapt(self._untouched, [own])
+        after = self._pair_change(adapted.parameters, checked, stage)
+        begin, truth = checked.start[:, 0], checked.truth[:, 0]
+        if not learned(begin + change, begin + after, truth, self.settings.check):
+            return self._untouched, change
+        report.steps, report.losses = adapted.kept, adapted.losses
+        return adapted.parameters, after
+
     def _worthwhile(self, rivals: dict[str, torch.Tensor], pair: Pair) -> bool:
-        """Whether steps on the pair may help: always after antialiased sampling; after direct
+        """Whether steps on the pair help: always after antialiased sampling; after direct
         sampling, whose aliases change from scale to scale, where the pair tells something."""
         if self.settings.sampling is Sampling.BICUBIC:
             return True
