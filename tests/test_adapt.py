@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mzsr_cli.imaging import degrade, kernels
+from mzsr_cli.learning import adapt as adapting
 from mzsr_cli.learning import networks, superresolve
 from mzsr_cli.learning.adapt import (
     NETWORK,
@@ -344,11 +345,14 @@ def test_what_steps_taught_has_to_show_on_the_pair(rng: np.random.Generator) -> 
         return truth + error * float(10 ** (nmse / 20) / error.std() * truth.std())
 
     limit, margin = CHECK.informative_nmse, CHECK.margin
-    assert learned(off(0.0), off(limit - 0.1), truth, CHECK)
-    assert not learned(off(0.0), off(limit + 0.1), truth, CHECK)
-    assert learned(off(limit - 3), off(limit - 3.1 - margin), truth, CHECK)
-    assert not learned(off(limit - 3), off(limit - 2.9 - margin), truth, CHECK)
-    assert not learned(off(0.0), truth * torch.nan, truth, CHECK)
+    start = off(CHECK.hopeless_nmse - 0.1)
+    assert learned(start, off(0.0), off(limit - 0.1), truth, CHECK)
+    assert not learned(start, off(0.0), off(limit + 0.1), truth, CHECK)
+    assert learned(start, off(limit - 3), off(limit - 3.1 - margin), truth, CHECK)
+    assert not learned(start, off(limit - 3), off(limit - 2.9 - margin), truth, CHECK)
+    assert not learned(start, off(0.0), truth * torch.nan, truth, CHECK)
+    hopeless = off(CHECK.hopeless_nmse + 0.1)
+    assert not learned(hopeless, off(0.0), off(limit - 9.0), truth, CHECK)
 
 
 def test_complex_slices_have_limits_of_their_own() -> None:
@@ -450,7 +454,7 @@ def mzsr(
     """A slice by a tiny network: (HR planes, report)."""
     from mzsr_cli.learning.weights import Weights
 
-    adapting = settings.pop("adapt", AdaptSettings())
+    how = settings.pop("adapt", AdaptSettings())
     shape = NetworkSettings(depth=3, width=8, passes=passes)
     net = networks.build(shape, seed=4)
     weights = Weights(net, shape, rates_of(net, 1e-3), {"scales": [2.0, 4.0]})
@@ -460,7 +464,7 @@ def mzsr(
         low, (factor, factor), operator.hr_shape, kernels.delta(), Method.MZSR, weights,
         UpscaleSettings(
             scale=(factor, factor), sampling=sampling,
-            adapt=replace(adapting, steps=steps, son_min=8), **settings
+            adapt=replace(how, steps=steps, son_min=8), **settings
         ),
         FP32, torch.device("cpu"),
     )  # fmt: skip
@@ -526,10 +530,11 @@ def test_steps_that_teach_the_pair_are_kept(monkeypatch: pytest.MonkeyPatch, mar
     """After direct sampling, though classical methods learn nothing of it: the answer is then that
     of the steps alone, else that of no steps."""
     cube = torch.from_numpy(np.random.default_rng(3).random((1, 20, 19))).float()
-    monkeypatch.setattr(superresolve, "informs", lambda *_: False)
+    for module in (superresolve, adapting):
+        monkeypatch.setattr(module, "informs", lambda *_: False)
     limit = CheckSettings(
-        informative_nmse=1e9, hopeless_nmse=-1e9, margin=margin, certain=(-98.0, -99.0),
-        certain_hopeless=(-98.0, -99.0),
+        informative_nmse=1e9, hopeless_nmse=1e9, margin=margin, certain=(-98.0, -99.0),
+        silent_hopeful=(-99.0, -98.0),
     )  # fmt: skip
     found, report = mzsr(cube, sampling=Sampling.DIRECT, check=limit)
     kept = margin < 0

@@ -181,14 +181,20 @@ def informs(
 
 
 def learned(
-    before: torch.Tensor, after: torch.Tensor, truth: torch.Tensor, settings: CheckSettings
+    start: torch.Tensor,
+    before: torch.Tensor,
+    after: torch.Tensor,
+    truth: torch.Tensor,
+    settings: CheckSettings,
 ) -> bool:
     """Whether steps have taught the network a pair that tells classical methods nothing: its answer
     ``after`` them (P, h, w) tells something of the LR planes ``truth``, and is better by the
-    margin than that ``before``."""
+    margin than that ``before``. Never where the ``start`` is hopeless: aliases were learned then.
+    """
     energy = float((truth - truth.mean()).square().sum())
     found = _nmse(after - truth, energy)
-    return found < min(settings.informative_nmse, _nmse(before - truth, energy) - settings.margin)
+    limit = min(settings.informative_nmse, _nmse(before - truth, energy) - settings.margin)
+    return _nmse(start - truth, energy) <= settings.hopeless_nmse and found < limit
 
 
 def verdict(

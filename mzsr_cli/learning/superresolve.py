@@ -556,7 +556,7 @@ class Solver:
         adapted = self._adapt(self._untouched, [own])
         after = self._pair_change(adapted.parameters, checked, stage)
         begin, truth = checked.start[:, 0], checked.truth[:, 0]
-        if not learned(begin + change, begin + after, truth, self.settings.check):
+        if not learned(begin, begin + change, begin + after, truth, self.settings.check):
             return self._untouched, change
         report.steps, report.losses = adapted.kept, adapted.losses
         return adapted.parameters, after
