@@ -129,7 +129,8 @@ def test_complex_filter_solves_the_normal_equations(
     lines = channel(rng, 0.0, 0.4, (n, n))[None]
     low = op.apply(planes(lines[0])).numpy()
     reduction = op.reduction(0)
-    spectrum = spectra.axis_spectrum((low[:1] + 1j * low[1:]), 1, op.reductions[0], 2.0, SETTINGS)
+    power = spectra.axis_power(low[:1] + 1j * low[1:], 1, SETTINGS.padding)
+    spectrum = spectra.axis_spectrum(power, True, op.reductions[0], 2.0, SETTINGS)
     lags = spectra.covariance(spectrum, n)
     distance = np.subtract.outer(np.arange(n), np.arange(n))
     dense = np.where(distance < 0, lags[np.abs(distance)].conj(), lags[np.abs(distance)])

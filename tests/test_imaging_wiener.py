@@ -219,7 +219,8 @@ def test_filter_solves_the_normal_equations(rng: np.random.Generator) -> None:
     op = operator(Sampling.BICUBIC)
     y = photo_like(rng, 37, 31).numpy()
     reduction = op.reduction(0)
-    spectrum = spectra.axis_spectrum(y - y.mean(), 1, op.reductions[0], 2.0, SETTINGS)
+    power = spectra.axis_power(y - y.mean(), 1, SETTINGS.padding)
+    spectrum = spectra.axis_spectrum(power, False, op.reductions[0], 2.0, SETTINGS)
     lags = spectra.covariance(spectrum, reduction.shape[1])
     dense = lags[np.abs(np.subtract.outer(*[np.arange(len(lags))] * 2))]
     damping = SETTINGS.damping * np.trace(reduction @ dense @ reduction.T) / len(reduction)

@@ -333,18 +333,22 @@ def covariance(spectrum: Spectrum, n: int) -> Array | Complex:
     return np.asarray(both[index] / both[0].real)
 
 
-def axis_spectrum(
-    planes: NDArray[Any], axis: int, reduction: Reduction, scale: float, settings: WienerSettings
-) -> Spectrum:
-    """The HR power spectrum that LR planes (P, h, w), real or complex, suggest along ``axis`` 1 or
-    2; empty where they are constant along it."""
+def axis_power(planes: NDArray[Any], axis: int, padding: int) -> Array:
+    """The LR power spectrum of planes (P, h, w) along ``axis`` 1 or 2: :func:`periodogram` of real
+    ones, :func:`two_sided_periodogram` of complex ones."""
     if np.iscomplexobj(planes):
-        power = two_sided_periodogram(planes, axis, settings.padding)
-    else:
-        power = periodogram(planes, axis, settings.padding)
+        return two_sided_periodogram(planes, axis, padding)
+    return periodogram(planes, axis, padding)
+
+
+def axis_spectrum(
+    power: Array, two_sided: bool, reduction: Reduction, scale: float, settings: WienerSettings
+) -> Spectrum:
+    """The HR power spectrum that an LR ``power`` spectrum suggests, with both sides where it is
+    ``two_sided``; empty where the axis is constant."""
     if not math.isfinite(power.sum()) or power.max() <= 0:
         return Spectrum(np.zeros(0))
-    if np.iscomplexobj(planes):
+    if two_sided:
         return two_sided_model(power, reduction, scale, settings)
     return spectral_model(power, reduction, scale, settings)
 

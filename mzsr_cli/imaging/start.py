@@ -15,7 +15,7 @@ from mzsr_cli.imaging.banded import Banded
 from mzsr_cli.imaging.degrade import Consistency, Degradation
 from mzsr_cli.imaging.products import Products, bands
 from mzsr_cli.imaging.rounding import unrounded
-from mzsr_cli.imaging.spectra import Array, Spectrum, axis_spectrum, share_beyond
+from mzsr_cli.imaging.spectra import Array, Spectrum, axis_power, axis_spectrum, share_beyond
 from mzsr_cli.imaging.wiener import axis_filter
 from mzsr_cli.settings import Method, Sampling, WienerSettings
 
@@ -76,13 +76,19 @@ class SliceFilter:
         ]
 
 
+def _powers(lines: NDArray[Any], settings: WienerSettings) -> tuple[Array, Array]:
+    """The LR power spectra of the rows' and of the columns' axis of ``lines`` (P, h, w)."""
+    rows, cols = (axis_power(lines, axis, settings.padding) for axis in (1, 2))
+    return rows, cols
+
+
 def _spectra(
-    operator: Degradation, lines: NDArray[Any], settings: WienerSettings
+    operator: Degradation, powers: tuple[Array, Array], two_sided: bool, settings: WienerSettings
 ) -> tuple[Spectrum, Spectrum]:
-    """The spectra of the rows' and of the columns' axis of ``lines`` (P, h, w), real or complex."""
+    """The HR spectra of the rows' and of the columns' axis that LR ``powers`` suggest."""
     rows, cols = (
-        axis_spectrum(lines, axis + 1, operator.reductions[axis], operator.scale[axis], settings)
-        for axis in (0, 1)
+        axis_spectrum(power, two_sided, reduction, scale, settings)
+        for power, reduction, scale in zip(powers, operator.reductions, operator.scale, strict=True)
     )
     return rows, cols
 
@@ -104,14 +110,15 @@ def slice_model(operator: Degradation, y: torch.Tensor, settings: WienerSettings
         )
     planes = y.numpy()
     planes = planes - planes.mean((1, 2), keepdims=True)
-    lines = planes if len(planes) != 2 else planes[:1] + 1j * planes[1:]
-    rows, cols = _spectra(operator, lines, settings)
+    two_sided = len(planes) == 2
+    powers = _powers(planes[:1] + 1j * planes[1:] if two_sided else planes, settings)
+    rows, cols = _spectra(operator, powers, two_sided, settings)
     left = _left(operator, (rows, cols))
     if left >= settings.left_sure:  # gaps at one axis' limit say nothing
         settings = replace(settings, end_ratio=None)
-        if len(planes) == 2 and left >= settings.left_alias:
-            lines, settings = planes, settings.of_waves
-        rows, cols = _spectra(operator, lines, settings)
+        if two_sided and left >= settings.left_alias:
+            powers, two_sided, settings = _powers(planes, settings), False, settings.of_waves
+        rows, cols = _spectra(operator, powers, two_sided, settings)
     kept = (1 - share_beyond(rows, operator.scale[0])) * (1 - share_beyond(cols, operator.scale[1]))
     return SliceModel((rows, cols), float(planes.var()), 1 - kept)
 
