@@ -60,11 +60,6 @@ GAINS = {("raytrace", 2, "bicubic"): 3.7, ("raytrace", 4, "bicubic"): 3.4}
 """What is gained over the floor on structure, dB."""
 
 
-BEHIND = {("ultrasound", 2, "direct"): 0.4}
-"""Largest loss of a slice against the best classical method, dB, where it is more than 0.3: of an
-RF slice that is aliased for every method cubic interpolation recovers 1.9 dB, the network 1.5."""
-
-
 @pytest.mark.parametrize("sampling", ["bicubic", "direct"])
 @pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize("name", [
@@ -76,4 +71,4 @@ def test_cubes_keep_the_floor(data: Path, name: str, scale: int, sampling: str) 
     truth = data / "cubes" / folder / f"{name}.mat"
     found = cube_benchmark.one(truth, scale, sampling, 10, None)
     assert found["mzsr"] <= found["floor"] + 0.1 - GAINS.get((name, scale, sampling), 0.0)
-    assert found["worst"] <= BEHIND.get((name, scale, sampling), 0.3)
+    assert found["worst"] <= 0.3
