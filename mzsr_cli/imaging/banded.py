@@ -14,6 +14,9 @@ RUN = 32
 WORTHWHILE = 0.75
 """Share of the entries above which a matrix is taken whole."""
 
+SMALL = 1 << 15
+"""Entries up to which a matrix is taken whole: one small product is faster than several."""
+
 NOTHING = 1e-3
 """Entries below this share of the rounding of the largest count as zero."""
 
@@ -40,9 +43,9 @@ class Banded:
 
     @staticmethod
     def of(matrix: torch.Tensor) -> Banded:
-        """A matrix (n, m), which is looked at; dense ones stay whole, and those on a GPU, which
-        would rather do one large product than many small ones."""
-        if matrix.device.type != "cpu":
+        """A matrix (n, m), which is looked at; dense and small ones stay whole, and those on a GPU,
+        which would rather do one large product than many small ones."""
+        if matrix.device.type != "cpu" or matrix.numel() <= SMALL:
             return Banded.whole(matrix)
         runs = _runs(matrix)
         work = sum((r.rows.stop - r.rows.start) * (r.cols.stop - r.cols.start) for r in runs)

@@ -34,7 +34,9 @@ def slice_trust(planes: torch.Tensor, scale: tuple[float, float], settings: Gate
     One line is looked at for each sample of the other axis, whose lines are that much alike."""
     if not settings.enabled:
         return 1.0
-    return max(
-        trust(tail(planes, axis, 1 / along, settings, max(1, int(across))), settings)
-        for axis, along, across in ((1, *scale), (2, *scale[::-1]))
-    )
+    most = 0.0
+    for axis, along, across in ((1, *scale), (2, *scale[::-1])):
+        if most < 1:  # nothing is more
+            every = max(1, int(across))
+            most = max(most, trust(tail(planes, axis, 1 / along, settings, every), settings))
+    return most

@@ -90,13 +90,7 @@ def two_sided_periodogram(planes: Complex, axis: int, padding: int) -> Array:
 
 def _folded(spectrum: Array, bins: int) -> Array:
     """What decimation makes of an HR spectrum: every alias added, ``bins`` values 0 to Nyquist."""
-    period = 2 * (bins - 1)
-    total = np.zeros(bins)
-    for order in range(-(len(spectrum) // period) - 1, len(spectrum) // period + 2):
-        source = np.abs(np.arange(bins) + order * period)
-        inside = source < len(spectrum)
-        total[inside] += spectrum[source[inside]]
-    return total
+    return _circle(spectrum, spectrum, 2 * (bins - 1))[:bins]
 
 
 def ramp(value: float, none: float, full: float) -> float:
@@ -175,7 +169,7 @@ def _continuation(known: Array, bins: int, settings: WienerSettings) -> Array:
 
 def _continued(known: Array, bins: int, settings: WienerSettings) -> Array:
     """``known`` (0 to LR Nyquist) and what follows on it, ``bins`` values."""
-    return np.r_[known, _end(known, settings) * _continuation(known, bins, settings)]
+    return np.concatenate([known, _end(known, settings) * _continuation(known, bins, settings)])
 
 
 def _both_continued(known: list[Array], bins: int, settings: WienerSettings) -> list[Array]:
@@ -184,7 +178,7 @@ def _both_continued(known: list[Array], bins: int, settings: WienerSettings) -> 
     if len(known[0]) != len(known[1]):
         return [_continued(side, bins, settings) for side in known]
     follows = _continuation((known[0] + known[1]) / 2, bins, settings)
-    return [np.r_[side, _end(side, settings) * follows] for side in known]
+    return [np.concatenate([side, _end(side, settings) * follows]) for side in known]
 
 
 def _slope(known: Array, settings: WienerSettings) -> float:
