@@ -15,8 +15,6 @@ stop() {
 }
 trap stop EXIT
 
-# Without this, dask starts workers with a setting of malloc that makes slices 1.5 times as slow.
-export DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON="{'MALLOC_TRIM_THRESHOLD_': None}"
 dask scheduler --host 127.0.0.1 --port "${PORT:-8786}" --no-dashboard 2>"$folder/scheduler.log" &
 for _ in $(seq "${WORKERS:-2}"); do
   dask worker "$address" --host 127.0.0.1 --nthreads 1 --no-dashboard \

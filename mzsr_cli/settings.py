@@ -752,6 +752,18 @@ class LaneSettings:
 
 
 @dataclass(frozen=True)
+class AllocatorSettings:
+    """What the C library's allocator keeps (pipeline.allocator), in bytes."""
+
+    kept: int = 1 << 28
+    """Freed memory at the end of the heap that is kept, and ..."""
+    mapped: int = 1 << 25
+    """... the size from which blocks are mapped, and so given back at once (glibc's limit)."""
+    arenas: int = 1
+    """Heaps that threads share."""
+
+
+@dataclass(frozen=True)
 class UpscaleSettings:
     """Everything that decides a result of ``mzsr upscale`` (hashed into the journal)."""
 

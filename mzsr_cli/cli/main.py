@@ -13,6 +13,7 @@ from mzsr_cli import __version__
 from mzsr_cli.cli import show
 from mzsr_cli.cli.config import load_config
 from mzsr_cli.errors import MzsrError
+from mzsr_cli.pipeline.allocator import keep_freed_memory
 
 COMMANDS = {
     "upscale": "Super-resolve cubes.",
@@ -89,6 +90,7 @@ def run(arguments: list[str] | None = None) -> None:
 
 def exit_code(arguments: list[str] | None = None) -> int:
     """Run and return 0 done, 1 internal, 2 usage, 3 input, 4 resources, 5 some, 6 resume, 130."""
+    keep_freed_memory()
     try:
         result: Any = main.main(args=arguments, prog_name="mzsr", standalone_mode=False)
     except click.exceptions.Abort:

@@ -33,6 +33,7 @@ from mzsr_cli.imaging.normalize import Range
 from mzsr_cli.learning import catalog, runtime
 from mzsr_cli.learning.superresolve import Sample, Solver
 from mzsr_cli.learning.weights import Weights, load_weights
+from mzsr_cli.pipeline.allocator import keep_freed_memory
 from mzsr_cli.pipeline.lanes import Lanes, lane_count, threads_each
 from mzsr_cli.pipeline.plan import Plan
 from mzsr_cli.pipeline.solving import Job, Solved, Task
@@ -370,6 +371,7 @@ class Solving(WorkerPlugin):
 
     def setup(self, worker: Any) -> None:
         """Called by dask when the worker gets the job."""
+        keep_freed_memory(insist=True)  # dask's nannies set MALLOC_TRIM_THRESHOLD_ to next to none
         self._lock = threading.Lock()
         self._lanes: Lanes | None = None
 
