@@ -312,10 +312,16 @@ class IntensitySettings:
     """Interpolation of magnitudes through their squares (imaging.start)."""
 
     enabled: bool = True
-    rounds: int = 3
-    """Rounds of resampling the squares after antialiased sampling ..."""
+    rounds: int = 12
+    """Rounds of resampling the squares after antialiased sampling, at most ..."""
+    reread: int = 3
+    """... whose spectrum is read in the first two and in every third; they go on ..."""
     falls: float = 0.7
-    """... while each expects less error than this share of what the one before did."""
+    """... while each spectrum expects less error than this share of what the one before did ..."""
+    settles: float = 1.05
+    """... or than this where it is ``sure`` ..."""
+    settled: float = 1e-3
+    """... and until the squares change by less than this share of their expected error."""
     hopeful: float = 4.0
     """Squares are tried where their spectrum promises less error than this many times that which
     the spectrum of the values does, and given up where the first round expects more."""

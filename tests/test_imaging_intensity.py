@@ -65,6 +65,20 @@ def test_interference_is_band_limited_in_its_square(
     assert error(found.image, truth) < error(plain.image, truth) - 10
 
 
+@pytest.mark.parametrize(("scale", "top"), [(2.0, 0.5), (4.0, 0.3)])
+def test_sampled_squares_settle(rng: np.random.Generator, scale: float, top: float) -> None:
+    """After antialiased sampling the squares of the samples are not the sampled squares."""
+    op, consistency = known(Sampling.BICUBIC, scale)
+    few = replace(SETTINGS, intensity=replace(SETTINGS.intensity, rounds=2))
+    truth = interference(rng, top)
+    y = op.apply(truth)
+    found = start.intensity(op, y, consistency, SETTINGS)
+    sooner = start.intensity(op, y, consistency, few)
+    assert error(found.image, truth) < error(sooner.image, truth) - 1
+    again, wanted = op.apply(found.image.square()), op.apply(truth.square())
+    assert error(again, wanted) < error(op.apply(sooner.image.square()), wanted) - 1
+
+
 @pytest.mark.parametrize("sampling", Sampling)
 def test_explains_the_samples(rng: np.random.Generator, sampling: Sampling) -> None:
     op, consistency = known(sampling)

@@ -186,22 +186,31 @@ def intensity(
     The square |p|^2 of a band-limited complex field p is band-limited, |p| is not (its zeros
     are cusps). 1. Interpolate the squares, whose ``model`` may be known. 2. Root, made consistent
     with y. 3. After antialiased sampling y^2 is not the sampled square: sample the square of the
-    estimate, and repeat while the expected error falls; not where it begins above ``limit``.
+    estimate, and repeat until that settles, reading the spectrum anew now and then, while the
+    expected error falls or, where it is small, does not rise; not where it begins above ``limit``.
     """
-    known_y = y.detach().clamp(min=0)
+    known_y, how = y.detach().clamp(min=0), settings.intensity
     squares = known_y.cpu().double().square()
-    rounds = settings.intensity.rounds if operator.sampling is Sampling.BICUBIC else 0
+    sure = how.sure * float(squares.mean())
+    rounds = how.rounds if operator.sampling is Sampling.BICUBIC else 0
     for done in range(1 + rounds):
-        known = model if model is not None and done == 0 else None
-        found = slice_filter(operator, known or slice_model(operator, squares, settings), settings)
+        fresh = done < 2 or done % how.reread == 0
+        if fresh:
+            model = model or slice_model(operator, squares, settings)
+            found, model = slice_filter(operator, model, settings), None
         root = found.apply(squares.to(known_y)).whole().clamp_(min=0).sqrt_()
         image = consistency.restore_(known_y, root)
-        expected = _error_of_root(found.expected, image)
-        if expected > limit or done == rounds:
+        if fresh:
+            expected = _error_of_root(found.expected, image)
+            if expected > limit:
+                break
+            limit = expected * (how.settles if expected < sure else how.falls)
+        if done == rounds:
             break
-        limit = settings.intensity.falls * expected
-        sampled = operator.map.apply_to(image.shape, partial(_squares, image))
-        squares = sampled.cpu().double()
+        sampled = operator.map.apply_to(image.shape, partial(_squares, image)).cpu().double()
+        change, squares = float((sampled - squares).square().mean()), sampled
+        if done and change < how.settled * found.expected:
+            break
     return Start(image, expected)
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from mzsr_cli.learning import adapt, superresolve
+from mzsr_cli.pipeline.allocator import keep_freed_memory
 from mzsr_cli.pipeline.upscale import upscale_cube
 from mzsr_cli.settings import UpscaleSettings
 
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=2.0)
     parser.add_argument("--magnitudes", action="store_true")
     options = parser.parse_args()
+    keep_freed_memory()  # as the command does
     clock, ticks = Clock(), []
     superresolve.adapt = clock.watched(superresolve.adapt)  # type: ignore[attr-defined]
     adapt.residual = clock.watched(adapt.residual)  # type: ignore[attr-defined]
