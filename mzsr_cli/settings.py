@@ -308,24 +308,38 @@ class RoundingSettings:
 
 
 @dataclass(frozen=True)
+class SettlingSettings:
+    """Rounds after which the samples of an image are those that are known (imaging.powers)."""
+
+    rounds: int = 16
+    """At most ..."""
+    reread: int = 4
+    """... in the first and every fourth of which the spectrum is read anew."""
+    step: float = 1.0
+    """What is missing is added in this part at first, later in one that ..."""
+    grows: float = 1.2
+    shrinks: float = 0.5
+    """... is this many times the one before, where that has not gone too far and where it has."""
+
+
+@dataclass(frozen=True)
 class IntensitySettings:
     """Interpolation of magnitudes through their squares (imaging.start)."""
 
     enabled: bool = True
-    rounds: int = 12
-    """Rounds of resampling the squares after antialiased sampling, at most ..."""
-    reread: int = 3
-    """... whose spectrum is read in the first two and in every third; they go on ..."""
+    settling: SettlingSettings = field(default_factory=SettlingSettings)
     falls: float = 0.7
-    """... while each spectrum expects less error than this share of what the one before did ..."""
-    settles: float = 1.05
-    """... or than this where it is ``sure`` ..."""
-    settled: float = 1e-3
-    """... and until the squares change by less than this share of their expected error."""
+    """Rounds after antialiased sampling go on while each expects less error than this share of what
+    the one before did, or as little as is ``sure``."""
+    spread: float = 5.0
+    """Power of magnitudes counts as no more than this many times their variance: that of Rayleigh's
+    is 4.7 times it, and what lies far from 0 on one side of it (losses in dB) is none."""
     hopeful: float = 4.0
     """Squares are tried where their spectrum promises less error than this many times that which
-    the spectrum of the values does, and given up where the first round expects more."""
-    clear: float = 2.0
+    the spectrum of the values does, and ..."""
+    given_up: float = 8.0
+    """... given up where the first round expects more than this many times that."""
+    clear: float = 8.0
     sure: float = 1e-3
     """Taken alone where it expects less error than ``clear`` times that of the values (its
     expectation is the more cautious one), and less than this share of the power ..."""
@@ -340,6 +354,26 @@ class IntensitySettings:
     that is known so well is mostly wrong (best share 0.05 to 0.3)."""
     believed_antialiased: float = 1e-2
     """The same after antialiased sampling; there values, B-spline and band-limited are."""
+
+
+@dataclass(frozen=True)
+class LevelSettings:
+    """Interpolation of levels in dB through their powers (imaging.levels)."""
+
+    enabled: bool = True
+    least: float = 20.0
+    most: float = 200.0
+    """Ranges of a slice, in its own units, that may be levels'."""
+    hopeful: float = 4.0
+    """Powers are tried where their spectrum promises less error of the levels than this many times
+    what would be taken, which is ..."""
+    clear: float = 4.0
+    sure: float = 0.05
+    """... less than ``clear`` times what is expected otherwise, and less than ``sure`` of the
+    levels' variance."""
+    settling: SettlingSettings = field(
+        default_factory=lambda: SettlingSettings(rounds=24, step=0.5)
+    )
 
 
 @dataclass(frozen=True)
@@ -434,6 +468,7 @@ class WienerSettings:
     mean_variance: float = 1.0
     """Variance of the unknown mean, in variances of the slice."""
     intensity: IntensitySettings = field(default_factory=IntensitySettings)
+    levels: LevelSettings = field(default_factory=LevelSettings)
     rounding: RoundingSettings = field(default_factory=RoundingSettings)
 
     @property

@@ -10,44 +10,23 @@ import pytest
 import torch
 from scipy import ndimage
 
-from mzsr_cli.imaging import degrade, kernels, metrics, start
-from mzsr_cli.imaging.degrade import Consistency, Degradation
+from mzsr_cli.imaging import kernels, start
 from mzsr_cli.imaging.normalize import Range
 from mzsr_cli.learning.superresolve import Sample, Solver
 from mzsr_cli.learning.weights import load_weights
 from mzsr_cli.settings import (
     AdaptSettings,
-    ConsistencySettings,
     Method,
     Precision,
     Sampling,
     UpscaleSettings,
     WienerSettings,
 )
+from tests.interference import SHAPE, error, interference, known
 from tests.upscale_files import tiny_weights
 
 SETTINGS = WienerSettings()
 PLAIN = replace(SETTINGS, intensity=replace(SETTINGS.intensity, enabled=False))
-SHAPE = (148, 124)
-
-
-def interference(rng: np.random.Generator, top: float) -> torch.Tensor:
-    """|p| of twelve complex plane waves, per-axis frequencies below ``top`` rad/pixel."""
-    rows, cols = (np.arange(n) for n in SHAPE)
-    field = np.zeros(SHAPE, complex)
-    for _ in range(12):
-        k_row, k_col = rng.uniform(-top, top, 2)
-        field += rng.normal() * np.exp(1j * (k_row * rows[:, None] + k_col * cols))
-    return torch.from_numpy(np.abs(field))[None]
-
-
-def known(sampling: Sampling, scale: float = 2.0) -> tuple[Degradation, Consistency]:
-    op = degrade.degradation(kernels.delta(), sampling, (scale, scale), SHAPE, dtype=torch.float64)
-    return op, Consistency(op, ConsistencySettings())
-
-
-def error(image: torch.Tensor, truth: torch.Tensor) -> float:
-    return metrics.nmse(image[0].numpy(), truth[0].numpy())
 
 
 @pytest.mark.parametrize("sampling", Sampling)
@@ -69,7 +48,12 @@ def test_interference_is_band_limited_in_its_square(
 def test_sampled_squares_settle(rng: np.random.Generator, scale: float, top: float) -> None:
     """After antialiased sampling the squares of the samples are not the sampled squares."""
     op, consistency = known(Sampling.BICUBIC, scale)
-    few = replace(SETTINGS, intensity=replace(SETTINGS.intensity, rounds=2))
+    few = replace(
+        SETTINGS,
+        intensity=replace(
+            SETTINGS.intensity, settling=replace(SETTINGS.intensity.settling, rounds=1)
+        ),
+    )
     truth = interference(rng, top)
     y = op.apply(truth)
     found = start.intensity(op, y, consistency, SETTINGS)

@@ -69,11 +69,13 @@ def classical(
     consistency: degrade.Consistency,
     settings: UpscaleSettings,
     zero: float | None = None,
+    span: float | None = None,
 ) -> torch.Tensor:
     """LR planes (P, h, w) to HR (P, H, W) by one of CLASSICAL. ``zero`` is what 0 has become
-    where the planes are magnitudes."""
+    where the planes are magnitudes, ``span`` their unit where they may be levels."""
     if method is Method.WIENER:
-        return start.starting_image(operator, planes, consistency, settings.wiener, zero).image
+        how = settings.wiener
+        return start.starting_image(operator, planes, consistency, how, zero, span).image
     if method is Method.BACK_PROJECTION:
         first = operator.interpolate(planes, Method.BICUBIC, 0.0)
         return degrade.back_projection(operator, planes, first, BACK_PROJECTIONS)
@@ -92,14 +94,16 @@ class Stage:
 @dataclass(frozen=True)
 class Sample:
     """LR planes (P, h, w) in [0, 1], the standard deviation of their rounding in the same units,
-    what 0 has become where they are magnitudes, between what the fine slice lies, and whether it
-    is complex or has both signs (waves)."""
+    what 0 has become where they are magnitudes, between what the fine slice lies, whether it
+    is complex or has both signs (waves), and what one unit of the planes is in the data's own
+    (None where those cannot be levels in dB)."""
 
     planes: torch.Tensor
     noise: float
     zero: float | None = None
     bounds: Bounds = UNBOUNDED
     signed: bool = False
+    span: float | None = None
 
 
 @dataclass
@@ -254,7 +258,9 @@ class Solver:
         if self.method is Method.MZSR:
             return self._mzsr(replace(sample, planes=planes))
         last = self.stages(noise)[-1]
-        image = classical(self.method, last.operator, planes, last.consistency, self.settings, zero)
+        image = classical(
+            self.method, last.operator, planes, last.consistency, self.settings, zero, sample.span
+        )
         return image, SliceReport(str(self.method))
 
     def _zssr(
@@ -295,7 +301,7 @@ class Solver:
         stages = self.stages(noise)
         report = SliceReport("mzsr")
         # 1. The linear answer on the last grid; done where it leaves nothing to learn.
-        final = self._start(stages[-1], planes, zero)
+        final = self._start(stages[-1], planes, zero, sample.span)
         if final.complete:
             report.trust = 0.0
             return self._bounded(stages[-1], sample, final.image, report), report
@@ -402,7 +408,7 @@ class Solver:
         too small or steps are not worthwhile."""
         sample = replace(sample, planes=sample.planes.to(self.device))
         planes, stages = sample.planes, self.stages(sample.noise)
-        final = self._start(stages[-1], planes, sample.zero)
+        final = self._start(stages[-1], planes, sample.zero, sample.span)
         if final.complete or not self._heard(final, sample, stages):
             return None
         made = [
@@ -505,9 +511,11 @@ class Solver:
         operator, consistency = stage.operator, stage.consistency
         return classical(name, operator, planes, consistency, self.settings, zero), str(name)
 
-    def _start(self, stage: Stage, planes: torch.Tensor, zero: float | None) -> start.Start:
+    def _start(
+        self, stage: Stage, planes: torch.Tensor, zero: float | None, span: float | None = None
+    ) -> start.Start:
         return start.starting_image(
-            stage.operator, planes, stage.consistency, self.settings.wiener, zero
+            stage.operator, planes, stage.consistency, self.settings.wiener, zero, span
         )
 
     def _adapted(

@@ -147,7 +147,8 @@ def _sample(image: NDArray[Any], plan: Plan, cube_range: Range | None) -> Sample
     zero = mapping.zero(planes) if not plan.stored.image else None
     signed = len(planes) > 1 or planes.min() < 0 < planes.max()
     bounds = _bounds(mapping, planes, plan)
-    return Sample(low, plan.stored.rounding / mapping.span, zero, bounds, bool(signed))
+    span = mapping.span if not plan.stored.image and len(planes) == 1 else None
+    return Sample(low, plan.stored.rounding / mapping.span, zero, bounds, bool(signed), span)
 
 
 def _bounds(mapping: Range, planes: NDArray[np.float64], plan: Plan) -> Bounds:
