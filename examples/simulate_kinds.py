@@ -163,6 +163,27 @@ def spectrogram(rng: Rng) -> np.ndarray:
     return np.abs(found[:ROWS, :COLS])
 
 
+def loss(rng: Rng) -> np.ndarray:
+    """Transmission loss in dB of a tone in a shallow sea of one sound speed: the source's images in
+    the surface, where the sign turns, and in a bottom that keeps some of it (method of images;
+    Jensen et al., "Computational ocean acoustics", 2011). Cut 60 dB above the least."""
+    depth, wavelength = rng.uniform(60, 200), rng.uniform(12, 30)
+    source, kept = rng.uniform(0.1, 0.9) * depth, rng.uniform(0.4, 0.9)
+    ranges = rng.uniform(500, 5000) + np.arange(COLS) * wavelength * rng.uniform(0.1, 0.5)
+    depths = depth * (np.arange(ROWS)[:, None] + 1) / ROWS
+    field = np.zeros((ROWS, COLS), complex)
+    for order in range(40):
+        for height, strength in (
+            (2 * depth * order + source, 1), (2 * depth * (order + 1) - source, kept)
+        ):  # fmt: skip
+            for place, sign in ((height, 1), (-height, -1)):
+                path = np.hypot(ranges, depths - place)
+                wave = np.exp(2j * np.pi * path / wavelength) / path
+                field += sign * strength * (-kept) ** order * wave
+    found = -20 * np.log10(np.abs(field) + 1e-12)
+    return np.minimum(found, found.min() + 60)
+
+
 KINDS: dict[str, Callable[[Rng], np.ndarray]] = {
     "shadowing": shadowing,
     "indoor": indoor,
@@ -184,6 +205,7 @@ KINDS: dict[str, Callable[[Rng], np.ndarray]] = {
     "terrain": lambda rng: fractal(rng, 4.0),
     "rough": lambda rng: fractal(rng, 2.5),
     "white": lambda rng: noise(rng).real,
+    "loss": loss,
 }
 
 

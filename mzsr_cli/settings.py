@@ -367,8 +367,8 @@ class LevelSettings:
     hopeful: float = 4.0
     """Powers are tried where their spectrum promises less error of the levels than this many times
     what would be taken, which is ..."""
-    clear: float = 4.0
-    sure: float = 0.05
+    clear: float = 1.0
+    sure: float = 0.014
     """... less than ``clear`` times what is expected otherwise, and less than ``sure`` of the
     levels' variance."""
     settling: SettlingSettings = field(

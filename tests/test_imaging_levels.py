@@ -96,6 +96,19 @@ def test_other_fields_keep_their_values(
         assert error(found.image, truth) < error(plain.image, truth) + 0.1
 
 
+@pytest.mark.parametrize("sampling", Sampling)
+@pytest.mark.parametrize("depth", [15, 30, 50])
+def test_levels_that_were_cut(rng: np.random.Generator, sampling: Sampling, depth: float) -> None:
+    """Images show so many dB and no more: nothing is looked for below."""
+    truth = levels(rng, 0.3)
+    truth = truth.clamp(min=float(truth.max()) - depth)
+    y = known(sampling)[0].apply(truth)
+    plain, found = image(y, sampling, 2.0, PLAIN), image(y, sampling, 2.0)
+    assert error(found.image, truth) < error(plain.image, truth) - (3 if depth >= 30 else -0.1)
+    if sampling is Sampling.DIRECT and depth == 30:
+        assert float(found.image.min()) > float(truth.min()) - 1e-6 * depth
+
+
 @pytest.mark.parametrize("noise", [0.3, 3.0])
 def test_noisy_levels_lose_nothing(rng: np.random.Generator, noise: float) -> None:
     op, _ = known(Sampling.DIRECT)

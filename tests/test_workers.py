@@ -445,7 +445,7 @@ def test_command_line_leaves_nothing_behind(tmp_path: Path, weights: Path) -> No
 
 def test_interrupted_command_line(tmp_path: Path, weights: Path) -> None:
     """Ctrl-C reaches the workers too; the result can be resumed, and nobody is left."""
-    noise = np.random.default_rng(0).random((65, 61, 400))  # slices that take all steps
+    noise = np.random.default_rng(0).random((65, 61, 1600), np.float32)  # not over too soon
     source, target = save(tmp_path / "c.npy", noise), tmp_path / "o.npy"
     process = subprocess.Popen(
         command(source, target, weights, "--steps", "60", "--workers", "2"),

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from scipy import ndimage
 
 from mzsr_cli.imaging.degrade import Consistency, Degradation
 from mzsr_cli.imaging.models import SliceModel, slice_model
@@ -23,6 +24,12 @@ NOTCH = (-20 * NEPERS, 10 * NEPERS)
 """Missing levels count as no less and no more than this (nepers of power): notches are not deepened
 at will."""
 
+AROUND = 15
+"""Samples across a neighbourhood."""
+
+CUT, CUT_SAMPLES = 1e-4, 3
+"""Levels were cut where so many are no more than this (nepers of power) above the lowest."""
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -31,11 +38,17 @@ class Levels:
 
     rate: float
     top: float
+    least: float
+    """Power below which no level is looked for: that of the lowest samples where several have been
+    cut there, else 20 dB less."""
 
     @staticmethod
     def of(y: torch.Tensor, rate: float) -> Levels:
         """With powers of y that are 1 at most."""
-        return Levels(rate, float((rate * y).max()))
+        heights = rate * y.detach().double()
+        top, lowest = float(heights.max()), float(heights.min())
+        cut = int((heights < lowest + CUT).sum()) >= CUT_SAMPLES
+        return Levels(rate, top, math.exp(lowest - top) / (1 if cut else 100))
 
     def powers(self, values: torch.Tensor) -> torch.Tensor:
         """Powers of levels, float64."""
@@ -45,14 +58,14 @@ class Levels:
         """Levels of powers > 0, in their place."""
         return powers.log_().add_(self.top).div_(self.rate)
 
-    def least(self, powers: torch.Tensor) -> float:
-        """20 dB below the lowest sample."""
-        return float(powers.min()) / 100
-
     def error(self, error: float, powers: torch.Tensor) -> float:
-        """As of powers that are too high by the root of their mean-square ``error`` e: e / x^2
-        where that is small, the squared logarithm where notches are filled."""
-        return float((error**0.5 / powers).log1p_().square_().mean()) / self.rate**2
+        """As of powers that are too high by the root of their mean-square ``error``, which is
+        shared out by the power of the neighbourhood: where that is small, e / x^2; where notches
+        are filled, the squared logarithm."""
+        around = ndimage.uniform_filter(powers.square().numpy(), (0, AROUND, AROUND))
+        share = torch.from_numpy(around).div_(around.mean() or 1.0)
+        filled = share.mul_(error).clamp_(min=0).sqrt_() / powers
+        return float(filled.log1p_().square_().mean()) / self.rate**2
 
     def moved(
         self, values: torch.Tensor, missing: torch.Tensor, step: torch.Tensor

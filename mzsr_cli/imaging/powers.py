@@ -22,6 +22,11 @@ from mzsr_cli.settings import Sampling, SettlingSettings, WienerSettings
 class Meaning(Protocol):
     """What values are of powers."""
 
+    @property
+    def least(self) -> float:
+        """What interpolated powers may be at least."""
+        ...
+
     def powers(self, values: torch.Tensor) -> torch.Tensor:
         """Powers of values, float64."""
         ...
@@ -30,12 +35,8 @@ class Meaning(Protocol):
         """Values of powers, in their place."""
         ...
 
-    def least(self, powers: torch.Tensor) -> float:
-        """What interpolated ``powers`` may be at least."""
-        ...
-
     def error(self, error: float, powers: torch.Tensor) -> float:
-        """Mean-square error of the values of ``powers`` that are wrong by ``error`` (mean
+        """Mean-square error of the values of ``powers`` (1, h, w) that are wrong by ``error`` (mean
         square)."""
         ...
 
@@ -71,15 +72,15 @@ def estimate(
     """The interpolation of the powers of ``values`` by the filter ``found``, in the precision
     ``dtype``, band by band."""
     powers = meaning.powers(values)
-    products, least = found.apply(powers.to(y.device, dtype)), meaning.least(powers)
-    image, expected = y.new_empty(products.shape), 0.0
+    products = found.apply(powers.to(y.device, dtype))
+    image = y.new_empty(products.shape)
     for band in bands(image):
-        part = products.at(band, slice(None)).clamp_(min=least)
-        expected += meaning.error(found.expected, part) * part.numel()
+        part = products.at(band, slice(None)).clamp_(min=meaning.least)
         image[:, band] = meaning.values(part).to(y)
+    expected = meaning.error(found.expected, powers)
     missing = (y - operator.apply(image)).cpu().double()
     misfit = float(missing.square().mean())
-    return Estimate(image, values, found.expected, expected / image.numel(), missing, misfit)
+    return Estimate(image, values, found.expected, expected, missing, misfit)
 
 
 def settled(

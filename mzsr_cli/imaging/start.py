@@ -52,7 +52,9 @@ def _by_model(
 
 
 class Magnitudes:
-    """Magnitudes are roots of powers (imaging.powers)."""
+    """Magnitudes are roots of powers (powers.Meaning)."""
+
+    least = 0.0
 
     def powers(self, values: torch.Tensor) -> torch.Tensor:
         """Squares, float64."""
@@ -61,10 +63,6 @@ class Magnitudes:
     def values(self, powers: torch.Tensor) -> torch.Tensor:
         """Roots of powers >= 0, in their place."""
         return powers.sqrt_()
-
-    def least(self, _: torch.Tensor) -> float:
-        """Nothing."""
-        return 0.0
 
     def error(self, error: float, powers: torch.Tensor) -> float:
         """An error e of a square x^2 is one of e / 2x of x, but not more than half its root."""
