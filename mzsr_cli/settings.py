@@ -371,9 +371,19 @@ class LevelSettings:
     sure: float = 0.014
     """... less than ``clear`` times what is expected otherwise, and less than ``sure`` of the
     levels' variance."""
+    settled: float = 1e-3
+    """Rounds after antialiased sampling end where less than this part of the expected error is
+    missing, or ..."""
+    patience: int = 8
+    """... where after so many more than ``hopeful`` times what would be taken is expected."""
     settling: SettlingSettings = field(
         default_factory=lambda: SettlingSettings(rounds=24, step=0.5)
     )
+    son_least: int = 12
+    """Shortest side of samples of a slice's own samples on which levels are tried ..."""
+    believed: float = 10.0
+    """... and believed where their error is less than this many times what is expected, or than
+    without powers."""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from scipy import ndimage
 
-from mzsr_cli.imaging.degrade import Consistency, Degradation
-from mzsr_cli.imaging.models import SliceModel, slice_model
+from mzsr_cli.imaging.degrade import Consistency, Degradation, degradation
+from mzsr_cli.imaging.models import slice_filter, slice_model
 from mzsr_cli.imaging.powers import Estimate, settled
-from mzsr_cli.settings import WienerSettings
+from mzsr_cli.settings import LevelSettings, WienerSettings
 
 NEPERS = math.log(10) / 10
 """Of power, in a decibel."""
@@ -27,8 +27,9 @@ at will."""
 AROUND = 15
 """Samples across a neighbourhood."""
 
-CUT, CUT_SAMPLES = 1e-4, 3
-"""Levels were cut where so many are no more than this (nepers of power) above the lowest."""
+CUT, CUT_SAMPLES, CUT_SHARE = 1e-5, 8, 0.1
+"""Levels were cut where so many have one value, to this (nepers of power), among the lowest share
+of them: means of cut levels ring below."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,19 @@ class Levels:
     rate: float
     top: float
     least: float
-    """Power below which no level is looked for: that of the lowest samples where several have been
-    cut there, else 20 dB less."""
+    """Power below which no level is looked for: where they have been cut, else 20 dB below the
+    lowest sample."""
 
     @staticmethod
     def of(y: torch.Tensor, rate: float) -> Levels:
         """With powers of y that are 1 at most."""
-        heights = rate * y.detach().double()
-        top, lowest = float(heights.max()), float(heights.min())
-        cut = int((heights < lowest + CUT).sum()) >= CUT_SAMPLES
-        return Levels(rate, top, math.exp(lowest - top) / (1 if cut else 100))
+        heights = (rate * y.detach().cpu().double()).flatten().sort().values
+        top, lowest = float(heights[-1]), float(heights[0])
+        low = heights[: math.ceil(CUT_SHARE * len(heights))]
+        same = low[CUT_SAMPLES - 1 :] - low[: 1 - CUT_SAMPLES] < CUT
+        if len(same) > 0 and bool(same.any()):
+            return Levels(rate, top, math.exp(float(low[int(same.int().argmax())]) - top))
+        return Levels(rate, top, math.exp(lowest - top) / 100)
 
     def powers(self, values: torch.Tensor) -> torch.Tensor:
         """Powers of levels, float64."""
@@ -62,9 +66,11 @@ class Levels:
         """As of powers that are too high by the root of their mean-square ``error``, which is
         shared out by the power of the neighbourhood: where that is small, e / x^2; where notches
         are filled, the squared logarithm."""
-        around = ndimage.uniform_filter(powers.square().numpy(), (0, AROUND, AROUND))
-        share = torch.from_numpy(around).div_(around.mean() or 1.0)
-        filled = share.mul_(error).clamp_(min=0).sqrt_() / powers
+        known = powers.clamp(min=self.least)
+        squares = known.square()
+        around = ndimage.uniform_filter(squares.numpy(), (0, AROUND, AROUND))
+        share = torch.from_numpy(around).clamp_(min=squares / AROUND**2)  # running sums are rounded
+        filled = share.mul_(error / (float(share.mean()) or 1.0)).clamp_(min=0).sqrt_() / known
         return float(filled.log1p_().square_().mean()) / self.rate**2
 
     def moved(
@@ -72,6 +78,20 @@ class Levels:
     ) -> torch.Tensor:
         """Levels and a part of what is missing."""
         return values + (missing * self.rate).clamp_(*NOTCH).mul_(step).div_(self.rate)
+
+
+class _Done:
+    """Ends rounds where next to nothing is missing, or too much is expected for too long."""
+
+    def __init__(self, most: float, how: LevelSettings) -> None:
+        self.most, self.how, self.rounds = most, how, 0
+
+    def __call__(self, now: Estimate) -> bool:
+        """Whether it has ended."""
+        self.rounds += 1
+        if now.misfit < self.how.settled * now.expected:
+            return True
+        return self.rounds > self.how.patience and now.expected > self.how.hopeful * self.most
 
 
 def of_levels(
@@ -84,33 +104,30 @@ def of_levels(
 ) -> tuple[torch.Tensor, float] | None:
     """The image (1, H, W) of LR levels y (1, h, w), of which one unit is ``span`` dB, through
     their powers, and its expected mean-square error; None where the range is not one of levels, or
-    that error is neither small nor clearly less than that of a ``rival``.
+    that error is neither small nor less than that of a ``rival``, the interpolation of y itself, or
+    not borne out.
 
     1. Levels or losses, whichever promise less. 2. Interpolate the powers, until the levels of
-    their samples settle. 3. Make them consistent with y.
+    their samples settle. 3. Compare y with what is made of its own samples, so as to know what the
+    expected error is worth. 4. Make the image consistent with y.
     """
     how = settings.levels
     if not how.enabled or not how.least <= span * float(y.max() - y.min()) <= how.most:
         return None
     most = min(how.clear * rival, how.sure * float(y.double().var()))
-    found = _promising(operator, y, settings, span * NEPERS, how.hopeful * most)
-    if found is None:
+    best = _estimate(operator, y, settings, span * NEPERS, most)
+    if best is None or best.expected + best.misfit >= most:
         return None
-    best = settled(operator, y, found[0], settings, how.settling, found[1], _never, math.inf)
-    expected = best.expected + best.misfit
-    return (consistency.restore_(y, best.image), expected) if expected < most else None
+    if not _borne_out(operator, y, settings, span * NEPERS):
+        return None
+    return consistency.restore_(y, best.image), best.expected + best.misfit
 
 
-def _never(_: Estimate) -> bool:
-    """All rounds."""
-    return False
-
-
-def _promising(
+def _estimate(
     operator: Degradation, y: torch.Tensor, settings: WienerSettings, rate: float, most: float
-) -> tuple[Levels, SliceModel] | None:
-    """The better of the models of powers and of inverse powers, where its spectra alone promise an
-    error of the levels of less than ``most``."""
+) -> Estimate | None:
+    """The interpolation of the powers of y, or of inverse powers where those promise less; None
+    where the spectra alone promise an error of the levels of ``most`` by far or more."""
     tried = []
     for meaning in (Levels.of(y, rate), Levels.of(y, -rate)):
         powers = meaning.powers(y)
@@ -118,4 +135,32 @@ def _promising(
         error = meaning.error(model.variance * model.missing, powers)
         tried.append((error, meaning, model))
     error, meaning, model = min(tried, key=lambda one: one[0])
-    return (meaning, model) if error < most else None
+    how = settings.levels
+    if error >= how.hopeful * most:
+        return None
+    ends = _Done(most, how)
+    return settled(operator, y, meaning, settings, how.settling, model, ends, math.inf)
+
+
+def _borne_out(
+    operator: Degradation, y: torch.Tensor, settings: WienerSettings, rate: float
+) -> bool:
+    """Whether levels y (1, h, w) are found from their own samples with less error than without
+    powers, or with about the error that is expected: a field that is smooth where it is loud alone
+    is found with much more."""
+    shape = (y.shape[-2], y.shape[-1])
+    own = degradation(
+        operator.kernel, operator.sampling, operator.scale, shape, operator.device, operator.dtype
+    )
+    if min(own.lr_shape) < settings.levels.son_least:
+        return True
+    son = own.apply(y)
+    found = _estimate(own, son, settings, rate, math.inf)
+    assert found is not None
+    values = slice_filter(own, slice_model(own, son.cpu().double(), settings), settings)
+    wrong, rival = (
+        float((image - y).double().square().mean())
+        for image in (found.image, values.apply(son).whole())
+    )
+    claim = found.expected + found.misfit
+    return wrong < max(rival, settings.levels.believed * claim)

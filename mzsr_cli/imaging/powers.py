@@ -49,12 +49,11 @@ class Meaning(Protocol):
 
 @dataclass
 class Estimate:
-    """Values (1, H, W) of the interpolation of the powers of LR ``values`` (1, h, w), the
-    mean-square errors that its model expects of these, ``power_error``, and of the image, and what
-    the image leaves of the samples, ``missing``, and of their mean square."""
+    """Values (1, H, W) of interpolated powers, the mean-square errors that the model expects of
+    these, ``power_error``, and of the values, and what they leave of the samples, ``missing``, and
+    of their mean square."""
 
     image: torch.Tensor
-    values: torch.Tensor
     power_error: float
     expected: float
     missing: torch.Tensor
@@ -80,7 +79,7 @@ def estimate(
     expected = meaning.error(found.expected, powers)
     missing = (y - operator.apply(image)).cpu().double()
     misfit = float(missing.square().mean())
-    return Estimate(image, values, found.expected, expected, missing, misfit)
+    return Estimate(image, found.expected, expected, missing, misfit)
 
 
 def settled(
@@ -107,19 +106,21 @@ def settled(
     values = y.detach().cpu().double()
     found = slice_filter(operator, model, settings)
     dtype = torch.float64 if sure == math.inf else y.dtype
-    best = last = estimate(operator, y, meaning, found, values, dtype)
+    best = estimate(operator, y, meaning, found, values, dtype)
+    missing, expected, ended = best.missing, best.expected, ends(best)
     step = torch.full_like(values, how.step)
     rounds = how.rounds if operator.sampling is Sampling.BICUBIC else 0
     for done in range(rounds):
-        if ends(last):
+        if ended:
             break
-        values = meaning.moved(values, last.missing, step)
+        values = meaning.moved(values, missing, step)
         if done % how.reread == 0:
             model = slice_model(operator, meaning.powers(values), settings)
             found = slice_filter(operator, model, settings)
-        dtype = torch.float64 if last.expected < sure else y.dtype
+        dtype = torch.float64 if expected < sure else y.dtype
         now = estimate(operator, y, meaning, found, values, dtype)
-        turned = last.missing * now.missing < 0
+        turned = missing * now.missing < 0
         step = torch.where(turned, step * how.shrinks, (step * how.grows).clamp_(max=1))
-        best, last = min(best, now, key=lambda one: one.misfit), now
+        missing, expected, ended = now.missing, now.expected, ends(now)
+        best = min(best, now, key=lambda one: one.misfit)
     return best

@@ -161,12 +161,13 @@ def starting_image(
         y = unrounded(y, consistency.noise, settings.rounding)
     values = slice_model(operator, y.detach().cpu().double(), settings)
     found = _by_model(operator, y, values, settings)
-    if zero is not None and settings.intensity.enabled:
-        found = _of_magnitudes(operator, y, consistency, settings, zero, values, found)
-    if span is None or len(y) > 1 or found.expected is None:
+    if span is not None and len(y) == 1 and found.expected is not None:
+        levels = of_levels(operator, y, consistency, settings, span, found.expected)
+        if levels is not None:
+            return Start(*levels, complete=True)
+    if zero is None or not settings.intensity.enabled:
         return found
-    levels = of_levels(operator, y, consistency, settings, span, found.expected)
-    return found if levels is None else Start(*levels, complete=True)
+    return _of_magnitudes(operator, y, consistency, settings, zero, values, found)
 
 
 def _of_magnitudes(
@@ -186,8 +187,8 @@ def _of_magnitudes(
     how, direct = settings.intensity, operator.sampling is Sampling.DIRECT
     assert plain.expected is not None
     magnitude = (y - zero).detach().cpu().double().clamp(min=0)
-    spread = how.spread * float(magnitude.var(correction=0))
-    power = min(float(magnitude.square().mean()), spread)
+    whole = float(magnitude.square().mean())
+    power = min(whole, how.spread * float(magnitude.var(correction=0)))
     model = promising(operator, magnitude, values, settings)
     if model is not None:
         limit = how.given_up * plain.expected
@@ -201,7 +202,7 @@ def _of_magnitudes(
             image = plain.image.lerp_(root.image, share)
             expected = min(plain.expected, root.expected)
             return Start(image, expected, direct and expected <= how.silent_direct * power)
-    if plain.expected <= power * (how.believed_direct if direct else how.believed_antialiased):
+    if plain.expected <= whole * (how.believed_direct if direct else how.believed_antialiased):
         return replace(plain, complete=direct and plain.expected <= how.silent_direct * power)
     methods = (Method.SPLINE, Method.BICUBIC if direct else Method.BANDLIMITED)
     total = plain.image.zero_() if direct else plain.image

@@ -371,7 +371,7 @@ class Solving(WorkerPlugin):
 
     def setup(self, worker: Any) -> None:
         """Called by dask when the worker gets the job."""
-        keep_freed_memory(insist=True)  # dask's nannies set MALLOC_TRIM_THRESHOLD_ to next to none
+        keep_freed_memory()
         self._lock = threading.Lock()
         self._lanes: Lanes | None = None
 
