@@ -150,6 +150,13 @@ class Degradation:
         return Banded.of(self._tensor(matrix))
 
     @cached_property
+    def son(self) -> Degradation:
+        """The same degradation of a slice that has the LR grid."""
+        return degradation(
+            self.kernel, self.sampling, self.scale, self.lr_shape, self.device, self.dtype
+        )
+
+    @cached_property
     def map(self) -> Kronecker:
         """A itself."""
         terms = (self.leading, *map(self.axis_term, range(1, self.rank)))

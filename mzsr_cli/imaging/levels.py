@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from scipy import ndimage
 
-from mzsr_cli.imaging.degrade import Consistency, Degradation, degradation
+from mzsr_cli.imaging.degrade import Consistency, Degradation
 from mzsr_cli.imaging.models import slice_filter, slice_model
 from mzsr_cli.imaging.powers import Estimate, settled
 from mzsr_cli.settings import LevelSettings, WienerSettings
@@ -148,10 +148,7 @@ def _borne_out(
     """Whether levels y (1, h, w) are found from their own samples with less error than without
     powers, or with about the error that is expected: a field that is smooth where it is loud alone
     is found with much more."""
-    shape = (y.shape[-2], y.shape[-1])
-    own = degradation(
-        operator.kernel, operator.sampling, operator.scale, shape, operator.device, operator.dtype
-    )
+    own = operator.son
     if min(own.lr_shape) < settings.levels.son_least:
         return True
     son = own.apply(y)
