@@ -1,0 +1,168 @@
+"""Nothing mixes the processor's tensors with a GPU's: the same results on a pretended one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pretend
+import pytest
+import torch
+from scipy import ndimage
+from upscale_files import load, run, save, tiny_weights
+
+from mzsr_cli.learning.weights import load_weights
+from mzsr_cli.pipeline.upscale import upscale_cube
+from mzsr_cli.settings import Method, Precision, UpscaleSettings, ZssrSettings
+
+pytestmark = pytest.mark.skipif(not pretend.SUPPORTED, reason="torch cannot pretend a device")
+
+SHAPE = (70, 58)
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """The pretended device, called cuda."""
+    with pretend.named_cuda(monkeypatch) as device:
+        yield device
+
+
+def waves(rng: np.random.Generator, shortest: float) -> Any:
+    """Complex plane waves (70, 58), at least ``shortest`` pixels long."""
+    rows, cols = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    field = np.zeros(SHAPE, complex)
+    for _ in range(9):
+        down, along = rng.uniform(-1, 1, 2) / shortest
+        field += np.exp(2j * np.pi * (down * rows + along * cols + rng.random()))
+    return field
+
+
+def shadows(rng: np.random.Generator) -> Any:
+    """A map with a floor that much of it lies on."""
+    return np.maximum(ndimage.gaussian_filter(rng.standard_normal(SHAPE), 3), 0)
+
+
+FIELDS = {
+    "complex": lambda rng: waves(rng, 3.0),
+    "oversampled": lambda rng: waves(rng, 9.0),
+    "signed": lambda rng: waves(rng, 3.0).real,
+    "magnitudes": lambda rng: np.abs(waves(rng, 12.0)),
+    "levels": lambda rng: 20 * np.log10(np.abs(waves(rng, 12.0)) + 0.02),
+    "whole": lambda rng: np.rint(9 * ndimage.gaussian_filter(rng.standard_normal(SHAPE), 2) * 9),
+    "shadows": shadows,
+    "flat": lambda rng: rng.standard_normal(SHAPE),
+}
+
+
+# the tensors themselves ------------------------------------------------------------------------
+
+
+def test_tensors_of_both_devices_do_not_meet(away: torch.device) -> None:
+    here, there = torch.ones(3), torch.ones(3).to(away)
+    with pytest.raises(RuntimeError, match="on the processor"):
+        here + there
+    with pytest.raises(RuntimeError, match="numpy"):
+        there.numpy()
+    assert (there + here.to(away) + 1.0).cpu().tolist() == [3.0, 3.0, 3.0]
+    there[1:].zero_()
+    assert there.cpu().tolist() == [1.0, 0.0, 0.0]
+
+
+def test_gradients_come_through(away: torch.device) -> None:
+    def slope(device: torch.device) -> torch.Tensor:
+        x = torch.arange(5.0).to(device).requires_grad_()
+        (first,) = torch.autograd.grad((x**3).sum(), x, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), x)[0].cpu()
+
+    assert torch.equal(slope(away), slope(torch.device("cpu")))
+
+
+# super-resolution -----------------------------------------------------------------------------
+
+
+def both(tmp_path: Path, source: Path, *arguments: Any) -> tuple[Any, Any]:
+    """The results of ``mzsr upscale`` on the processor and on the pretended device."""
+    results = []
+    for name in ("cpu", "cuda"):
+        out = tmp_path / f"{name}{source.suffix}"
+        options = ["--precision", "fp32", "--device", name, "-o", out]
+        assert run("upscale", source, *arguments, *options) == 0
+        results.append(load(out))
+    return results[0], results[1]
+
+
+@pytest.mark.parametrize("sampling", ["bicubic", "direct"])
+@pytest.mark.parametrize("kind", FIELDS)
+def test_slices(
+    tmp_path: Path, away: torch.device, rng: np.random.Generator, kind: str, sampling: str
+) -> None:
+    cube = save(tmp_path / "cube.npy", np.stack([FIELDS[kind](rng)], 2))
+    cpu, other = both(tmp_path, cube, "--scale", 2, "--sampling", sampling, "--steps", 2)
+    np.testing.assert_array_equal(cpu, other)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--scale", "4x3", "--steps", 1),
+        ("--scale", 2, "--kernel", "gaussian:4,1,-0.5", "--sampling", "direct", "--steps", 1),
+        ("--scale", 2, "--adapt", "cube", "--steps", 2),
+        ("--scale", 2, "--adapt", "warm", "--steps", 1),
+        ("--scale", 2, "--self-ensemble", 8, "--tile", 32, "--steps", 0),
+        ("--scale", 2, "--consistency", 0, "--steps", 1),
+        ("--scale", 2, "--method", "wiener"),
+        ("--scale", 2, "--method", "back-projection"),
+        ("--scale", 2, "--method", "bandlimited", "--kernel", "gaussian:2.0"),
+    ],
+    ids=lambda arguments: " ".join(map(str, arguments)),
+)
+def test_options(
+    tmp_path: Path, away: torch.device, rng: np.random.Generator, arguments: tuple[Any, ...]
+) -> None:
+    fields = [field[:41, :38] for field in (waves(rng, 3.0).real, shadows(rng))]
+    cpu, other = both(tmp_path, save(tmp_path / "cube.npy", np.stack(fields, 2)), *arguments)
+    np.testing.assert_array_equal(cpu, other)
+
+
+def test_photographs(tmp_path: Path, away: torch.device, rng: np.random.Generator) -> None:
+    image = 99 + 60 * np.stack([shadows(rng)] * 3, 2)
+    source = save(tmp_path / "photo.png", image.astype(np.uint8))
+    cpu, other = both(tmp_path, source, "--scale", 2, "--steps", 1)
+    np.testing.assert_array_equal(cpu, other)
+
+
+def test_from_scratch(tmp_path: Path, away: torch.device, rng: np.random.Generator) -> None:
+    source = save(tmp_path / "cube.npy", np.stack([shadows(rng)[:41, :38]], 2))
+    made = []
+    for name in ("cpu", "cuda"):
+        settings = UpscaleSettings(
+            scale=(2.0, 2.0), method=Method.ZSSR, device=name, precision=Precision.FP32,
+            zssr=ZssrSettings(iterations_max=5),
+        )  # fmt: skip
+        out = tmp_path / f"{name}.npy"
+        upscale_cube(source, out, settings)
+        made.append(load(out))
+    np.testing.assert_array_equal(*made)
+
+
+# training -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["pretrain", "meta-train"])
+def test_training(
+    tmp_path: Path, away: torch.device, rng: np.random.Generator, command: str
+) -> None:
+    fields = [waves(rng, length)[:33, :29] for length in (3.0, 5.0)]
+    cube = save(tmp_path / "cube.npy", np.stack(fields, 2))
+    budget = ["--iterations", 2, "--batch", 2, "--patch", 24, "--precision", "fp32"]
+    begin = ["--init", tiny_weights(tmp_path / "begin.safetensors")]
+    made = []
+    for name in ("cpu", "cuda"):
+        out = tmp_path / f"{name}.safetensors"
+        options = [*budget, *begin, "--device", name, "-o", out]
+        assert run(command, cube, *options) == 0
+        made.append(load_weights(out).parameters())
+    for name, leaf in made[0].items():
+        torch.testing.assert_close(made[1][name], leaf, rtol=1e-5, atol=1e-7)
