@@ -667,7 +667,14 @@ class CheckSettings:
     added_none: float = 0.6
     """Where the pair is not informative: energy that the network adds over the error that the
     Wiener model expects of the start. A useful correction stays below 1; up to the first all of
-    it is kept, above the second none ..."""
+    it is kept, above the second none, as far as the model may be believed (``certain``) ..."""
+    added_most: float = 8.0
+    added_most_direct: float = 30.0
+    added_most_long: float = 6.0
+    """... and never more than so many dB, however little it may be: antialiased and direct sampling
+    up to x2, both from x4 on (between them in octaves). At x2 direct what the network adds to
+    echoes is right by 10 to 17 dB more than expected; at x4 direct it took 20 dB of noisy plane
+    waves."""
     silent: tuple[float, float] = (-33.0, -28.0)
     silent_direct: tuple[float, float] = (-28.0, -24.0)
     silent_direct_long: tuple[float, float] = (-20.0, -16.0)
@@ -683,7 +690,7 @@ class CheckSettings:
     certain_long: tuple[float, float] = (-14.2, -14.7)
     certain_two_sided: tuple[float, float] = (-12.5, -13.2)
     certain_hopeless: tuple[float, float] = (-20.5, -23.0)
-    """... as far as the model may be believed. Flat spectra look alike, whether the slice is
+    """As far as the model may be believed: flat spectra look alike, whether the slice is
     sampled at its limit (then the model is right) or aliased (then it claims far too much): a model
     that expects an error above the first, in dB of the slice's variance, does not count, one below
     the second counts in full. The limits are those of x2, of x4 and beyond (between them in

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,6 @@ from mzsr_cli.learning.adapt import (
     NETWORK,
     START,
     adapt,
-    audible_share,
-    hopeful_share,
-    kept_share,
     learned,
     tiled_residual,
     verdict,
@@ -289,53 +285,6 @@ def test_an_answer_that_is_not_finite_never_stands() -> None:
         assert found.overruled and found.chosen == "spline" and found.share == 0
 
 
-# how much the network may add ------------------------------------------------------------
-
-
-def kept(ratio: float, claim: float = -60.0, hopeless: bool = False, **settings: Any) -> float:
-    """The share kept where the added energy is ``ratio`` times the expected error, and that is
-    ``claim`` dB of the variance."""
-    added = torch.full((1, 4, 5), math.sqrt(ratio * 0.04))
-    variance = 0.04 / 10 ** (claim / 10)
-    return kept_share(added, 0.04, variance, hopeless, CheckSettings(**settings))
-
-
-def test_small_corrections_are_kept_and_large_ones_are_not() -> None:
-    full, none = CHECK.added_full, CHECK.added_none
-    assert kept(0.0) == 1 and kept(0.99 * full) == 1
-    assert kept(1.01 * none) == 0 and kept(100.0) == 0
-    assert kept((full + none) / 2) == pytest.approx(0.5, abs=1e-5)
-    ramp = [kept(full + (none - full) * x) for x in np.linspace(0, 1, 9)]
-    assert all(a >= b for a, b in pairwise(ramp))
-
-
-@pytest.mark.parametrize("hopeless", [False, True])
-def test_models_that_claim_little_do_not_count(hopeless: bool) -> None:
-    """And those of hopeless pairs have to claim more."""
-    none, full = CHECK.certain_hopeless if hopeless else CHECK.certain
-    assert kept(100.0, none + 0.1, hopeless) == 1
-    assert kept(100.0, full - 0.1, hopeless) == 0
-    assert kept(100.0, (none + full) / 2, hopeless) == pytest.approx(0.5, abs=1e-5)
-    assert CHECK.certain_hopeless[1] < CHECK.certain[1]
-
-
-def test_limits_move_with_the_scale() -> None:
-    """Those of x2 up to x2, the long ones from x4 on, between them in octaves."""
-    for scale, part in ((1.1, 0.0), (2.0, 0.0), (8**0.5, 0.5), (4.0, 1.0), (20.0, 1.0)):
-        (near, _), (far, _) = CHECK.certain, CHECK.certain_long
-        none = near + part * (far - near)
-        for claim, share in ((none + 0.1, 1), (none - 0.6, 0)):
-            variance = 0.04 / 10 ** (claim / 10)
-            found = kept_share(torch.ones(1, 4, 5), 0.04, variance, False, CHECK, scale=scale)
-            assert found == share, (scale, claim)
-        (low, full), (low_long, full_long) = CHECK.silent_direct, CHECK.silent_direct_long
-        middle = (low + full + part * (low_long + full_long - low - full)) / 2
-        assert audible_share(
-            10 ** (middle / 10), 1.0, Sampling.DIRECT, scale, CHECK
-        ) == pytest.approx(0.5)
-        assert audible_share(10**-3.05, 1.0, Sampling.BICUBIC, scale, CHECK) == pytest.approx(0.5)
-
-
 def test_what_steps_taught_has_to_show_on_the_pair(rng: np.random.Generator) -> None:
     """Better than before by the margin, and below the limit from which a pair tells something."""
     truth = torch.from_numpy(rng.standard_normal((1, 23, 17)))
@@ -355,41 +304,10 @@ def test_what_steps_taught_has_to_show_on_the_pair(rng: np.random.Generator) -> 
     assert not learned(hopeless, off(0.0), off(limit - 9.0), truth, CHECK)
 
 
-def test_complex_slices_have_limits_of_their_own() -> None:
-    """Models of both sides count from smaller claims on, and always where the spectrum has ended;
-    a small correction is kept all the same."""
-    added = torch.full((2, 4, 5), 2.0)
-    none, full = CHECK.certain_two_sided
-
-    def of(claim: float, sure: bool = False, part: float = 1.0) -> float:
-        variance = 0.04 / 10 ** (claim / 10)
-        return kept_share(part * added, 0.04, variance, False, CHECK, True, sure)
-
-    assert of(none + 0.1) == 1 and of(full - 0.1) == 0
-    assert of(none + 0.1, sure=True) == 0
-    assert of(none + 0.1, sure=True, part=0.04) == 1
-
-
-def test_hopeful_pairs_of_waves_are_silenced_earlier() -> None:
-    none, full = CHECK.silent_hopeful
-    assert none > max(CHECK.silent[1], CHECK.silent_direct[1])
-    for claim, share in ((none - 1, 0.0), ((none + full) / 2, 0.5), (full + 1, 1.0)):
-        found = hopeful_share(0.04, 0.04 / 10 ** (claim / 10), CHECK)
-        assert found == pytest.approx(share, abs=1e-9)
-    assert hopeful_share(None, 1.0, CHECK) == 1
-
-
 def test_hopeless_limits_may_be_given(judge: Judge) -> None:
     images = {NETWORK: judge.off(1.0), START: judge.off(1.0)}
     assert verdict(images, judge.truth, False, CHECK).hopeless
     assert not verdict(images, judge.truth, False, CHECK, 1.0, 1.1).hopeless
-
-
-def test_everything_is_kept_without_an_expectation() -> None:
-    assert kept_share(torch.ones(1, 3, 3), None, 1.0, False, CHECK) == 1
-    assert kept(1e6, enabled=False) == 1
-    assert kept_share(torch.ones(1, 3, 3), 0.0, 1.0, False, CHECK) == 0
-    assert kept_share(torch.zeros(1, 3, 3), 0.0, 1.0, False, CHECK) == 1
 
 
 # window ----------------------------------------------------------------------------------
@@ -578,12 +496,3 @@ def test_stages_are_long_where_the_pair_says_nothing(factor: float, long: list[f
     assert made["silent"].shape == jump.shape
     near = {k: float((v - jump).abs().mean()) for k, v in made.items()}
     assert near["silent"] <= near["told"]
-
-
-def test_the_network_is_silent_where_next_to_no_error_is_left() -> None:
-    for sampling, low, high in [(Sampling.BICUBIC, -33.0, -28.0), (Sampling.DIRECT, -28.0, -24.0)]:
-        claims = (-40.0, low, (low + high) / 2, high, 0.0)
-        shares = [audible_share(10 ** (c / 10), 1.0, sampling, 2.0, CHECK) for c in claims]
-        assert shares == pytest.approx([0.0, 0.0, 0.5, 1.0, 1.0])
-        assert audible_share(None, 1.0, sampling, 2.0, CHECK) == 1.0
-        assert audible_share(1e-9, 1.0, sampling, 2.0, CheckSettings(enabled=False)) == 1.0

@@ -121,7 +121,9 @@ scheduler_option = click.option(
 )
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing results.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Result as JSON on stdout.")
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+quiet_option = click.option(
+    "-q", "--quiet", is_flag=True, help="Say nothing but results and errors."
+)
 
 
 class Size(click.ParamType):

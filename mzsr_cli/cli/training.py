@@ -123,7 +123,7 @@ _OPTIONS = (
     precision_option,
     seed_option,
     click.option("--threads", type=click.IntRange(1), help="Processor threads. [all cores]"),
-    click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
+    click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors."),
 )  # fmt: skip
 
 

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 import torch
 
 from mzsr_cli.imaging.hints import Hints
-from mzsr_cli.imaging.products import mean_square
 from mzsr_cli.imaging.spectra import ramp
 from mzsr_cli.imaging.symmetries import turned, turned_back
 from mzsr_cli.imaging.tiles import tiled_at
 from mzsr_cli.learning.inner import Pair, Parameters, gradient, pair_loss, residual, step
 from mzsr_cli.learning.networks import Network
 from mzsr_cli.learning.seen import Seen
-from mzsr_cli.settings import AdaptSettings, CheckSettings, Precision, Sampling, TileSettings
+from mzsr_cli.settings import AdaptSettings, CheckSettings, Precision, TileSettings
 
 
 @dataclass
@@ -252,66 +251,3 @@ def _nmse(error: torch.Tensor, energy: float) -> float:
     tiny = 1e-20 * max(1.0, energy)
     found = max(float(error.double().square().sum()), tiny)
     return 10 * math.log10(found / max(energy, tiny))
-
-
-def kept_share(
-    added: torch.Tensor,
-    expected: float | None,
-    variance: float,
-    hopeless: bool,
-    settings: CheckSettings,
-    two_sided: bool = False,
-    sure: bool = False,
-    scale: float = 2.0,
-) -> float:
-    """Part of what the network added (P, H, W) at ``scale`` that is plausible, 0 to 1, given the
-    mean-square error that the Wiener model expects of the start, and the slice's ``variance``:
-    ramps down where the energies' ratio goes from ``added_full`` to ``added_none``, as far as the
-    model counts (earlier where it has ``two_sided`` spectra), in full where it is ``sure``. 1 where
-    there is no expectation."""
-    if expected is None or not settings.enabled:
-        return 1.0
-    ratio = mean_square(added) / max(expected, 1e-30)
-    claim = claimed(expected, variance)
-    one_sided = at_scale(settings.certain, settings.certain_long, scale)
-    certain = settings.certain_two_sided if two_sided else one_sided
-    counts = ramp(claim, *(settings.certain_hopeless if hopeless else certain))
-    counts = 1.0 if sure else counts
-    return 1 - counts * ramp(ratio, settings.added_full, settings.added_none)
-
-
-def at_scale(
-    short: tuple[float, float], long: tuple[float, float], scale: float
-) -> tuple[float, float]:
-    """Limits at a ``scale``: ``short`` up to x2, ``long`` from x4 on, between them in octaves."""
-    part = ramp(math.log2(max(scale, 1.0)), 1.0, 2.0)
-    return short[0] + part * (long[0] - short[0]), short[1] + part * (long[1] - short[1])
-
-
-def claimed(expected: float, variance: float) -> float:
-    """The mean-square error that a model expects, in dB of the slice's variance."""
-    return 10 * math.log10(max(expected, 1e-30) / max(variance, 1e-30))
-
-
-def audible_share(
-    expected: float | None,
-    variance: float,
-    sampling: Sampling,
-    scale: float,
-    settings: CheckSettings,
-) -> float:
-    """Share of what the network adds to a signed or complex slice at ``scale``, 0 to 1: none where
-    its starting image is expected to have next to no error."""
-    if expected is None or not settings.enabled:
-        return 1.0
-    direct = at_scale(settings.silent_direct, settings.silent_direct_long, scale)
-    silent = direct if sampling is Sampling.DIRECT else settings.silent
-    return ramp(claimed(expected, variance), *silent)
-
-
-def hopeful_share(expected: float | None, variance: float, settings: CheckSettings) -> float:
-    """The same where the pair is neither informative nor hopeless: none from larger expected errors
-    on."""
-    if expected is None or not settings.enabled:
-        return 1.0
-    return ramp(claimed(expected, variance), *settings.silent_hopeful)

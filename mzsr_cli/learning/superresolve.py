@@ -24,10 +24,7 @@ from mzsr_cli.learning.adapt import (
     Adapted,
     Verdict,
     adapt,
-    audible_share,
-    hopeful_share,
     informs,
-    kept_share,
     learned,
     no_verdict,
     share_of,
@@ -37,6 +34,7 @@ from mzsr_cli.learning.adapt import (
 from mzsr_cli.learning.inner import Pair, Parameters
 from mzsr_cli.learning.patches import Physics, detailed_window, rounded, son_pair
 from mzsr_cli.learning.seen import Answered, Changed, OnStage, Seen, Whole
+from mzsr_cli.learning.trust import Claim, audible_share, hopeful_share, kept_share
 from mzsr_cli.learning.weights import Weights
 from mzsr_cli.learning.zssr import Zssr
 from mzsr_cli.settings import (
@@ -454,13 +452,11 @@ class Solver:
                 if self.settings.consistency.enabled:
                     stage.consistency.free_(added)
             if check is not None and check.unsupported:
-                variance = float(planes.var())
-                limit, claim = self.settings.check, linear.expected
-                sides = linear.two_sided, linear.sure
-                scale = max(stage.operator.scale)
-                kept = kept_share(added, claim, variance, check.hopeless, limit, *sides, scale)
+                claim, where = Claim.of(linear, planes), stage.operator
+                how = where.sampling, max(where.scale), self.settings.check
+                kept = kept_share(added, claim, check.hopeless, *how)
                 if sample.signed and not check.hopeless:
-                    kept *= hopeful_share(claim, variance, limit)
+                    kept *= hopeful_share(claim, self.settings.check)
                 added, share = added.mul_(kept), share * kept
             report.trust = share * trust
             if sample.bounds and stage is not stages[-1]:
@@ -477,8 +473,8 @@ class Solver:
         trust = gate.slice_trust(linear.image, stage.operator.scale, self.settings.gate)
         if not sample.signed:
             return trust
-        how = self.settings.sampling, max(stage.operator.scale), self.settings.check
-        return trust * audible_share(linear.expected, float(sample.planes.var()), *how)
+        claim, where = Claim.of(linear, sample.planes), stage.operator
+        return trust * audible_share(claim, where.sampling, max(where.scale), self.settings.check)
 
     def _heard(self, final: start.Start, sample: Sample, stages: list[Stage]) -> bool:
         """Whether the network is listened to in one stage; in several it is not known yet."""
