@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
+import re
 import struct
 import zipfile
 import zlib
@@ -116,6 +117,24 @@ def test_no_cube_in_mat_lists_what_is_there(tmp_path):
     assert str(error.value) == (
         f"{path}: no 3-D numeric variable (found t 1x150, name char). Pass --variable."
     )
+
+
+def test_more_than_three_axes_are_told_how_to_reshape(tmp_path):
+    """By a line that makes of them a cube that can be read."""
+    stored = np.arange(4 * 5 * 3 * 2.0).reshape(4, 5, 3, 2)
+    mat, npy = tmp_path / "c.mat", tmp_path / "c.npy"
+    scipy.io.savemat(mat, {"gain": stored, "t": np.ones((1, 9))})
+    np.save(npy, stored)
+    with pytest.raises(InputError, match=r"reshape\(gain, 4, 5, \[\]\) in MATLAB"):
+        open_cube(mat)
+    with pytest.raises(InputError, match=r"reshape\(gain, 4, 5, \[\]\) in MATLAB"):
+        open_cube(mat, "gain")
+    with pytest.raises(InputError) as error:
+        open_cube(npy)
+    (told,) = re.findall(r"H\.reshape\((\d+), (\d+), (-1)\)", str(error.value))
+    np.save(npy, stored.reshape(*map(int, told)))
+    with open_cube(npy) as cube:
+        assert cube.info.shape == (4, 5, 6)
 
 
 def test_choice_of_variable(tmp_path):

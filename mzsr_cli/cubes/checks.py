@@ -85,7 +85,7 @@ def cube_info(
     if len(stored) not in (2, 3):
         raise InputError(
             f"{path}: {name} has {len(stored)} axes ({format_shape(stored) or 'scalar'}), "
-            "a cube has 3 (or 2: one slice). Pass --variable, or reshape it first."
+            f"a cube has 3 (or 2: one slice). {_reshaped(variable or 'H', stored)}"
         )
     if min(stored) < 1:
         raise InputError(
@@ -175,7 +175,20 @@ def choose_variable(path: Path, found: list[VariableInfo], wanted: str | None) -
                 f"{path}: {len(fit)} {ndim}-D numeric variables ({_listing(fit)}). "
                 "Pass --variable to say which."
             )
-    raise InputError(f"{path}: no 3-D numeric variable (found {_listing(found)}). Pass --variable.")
+    larger = next((v for v in found if v.numeric and len(v.shape) > 3), None)
+    remedy = "Pass --variable." if larger is None else _reshaped(larger.name, larger.shape)
+    raise InputError(f"{path}: no 3-D numeric variable (found {_listing(found)}). {remedy}")
+
+
+def _reshaped(name: str, shape: tuple[int, ...]) -> str:
+    """What to type where an array has too many axes, or too few."""
+    if len(shape) < 4:
+        return "Pass --variable to name another."
+    rows, cols = shape[:2]
+    return (
+        f"Save reshape({name}, {rows}, {cols}, []) in MATLAB, or {name}.reshape({rows}, {cols}, "
+        "-1) in numpy: all axes beyond the second count slices then."
+    )
 
 
 def _named_variable(path: Path, found: list[VariableInfo], wanted: str) -> VariableInfo:
