@@ -59,18 +59,22 @@ def kept_share(
     certain = settings.certain_two_sided if claim.two_sided else one_sided
     counts = ramp(claim.level, *(settings.certain_hopeless if hopeless else certain))
     counts = 1.0 if claim.sure else counts
-    direct = sampling is Sampling.DIRECT
-    short = settings.added_most_direct if direct else settings.added_most
-    most, _ = at_scale((short, 0.0), (settings.added_most_long, 0.0), scale)
+    limits = settings.added_most_direct if sampling is Sampling.DIRECT else settings.added_most
+    most = limits[0] + octaves(scale) * (limits[1] - limits[0])
     plausible = 1 - counts * ramp(ratio, settings.added_full, settings.added_none)
     return min(plausible, 10 ** (most / 20) / math.sqrt(max(ratio, 1e-30)))
+
+
+def octaves(scale: float) -> float:
+    """Where a ``scale`` lies between x2 (and below: 0) and x4 (and beyond: 1), in octaves."""
+    return ramp(math.log2(max(scale, 1.0)), 1.0, 2.0)
 
 
 def at_scale(
     short: tuple[float, float], long: tuple[float, float], scale: float
 ) -> tuple[float, float]:
     """Limits at a ``scale``: ``short`` up to x2, ``long`` from x4 on, between them in octaves."""
-    part = ramp(math.log2(max(scale, 1.0)), 1.0, 2.0)
+    part = octaves(scale)
     return short[0] + part * (long[0] - short[0]), short[1] + part * (long[1] - short[1])
 
 
