@@ -668,11 +668,10 @@ class CheckSettings:
     """Where the pair is not informative: energy that the network adds over the error that the
     Wiener model expects of the start. A useful correction stays below 1; up to the first all of
     it is kept, above the second none, as far as the model may be believed (``certain``) ..."""
-    added_most: tuple[float, float] = (10.0, 30.0)
     added_most_direct: tuple[float, float] = (30.0, 6.0)
-    """... and never more than so many dB, however little it may be: up to x2, and from x4 on
-    (between them in octaves). At x2 direct what the network adds to echoes is right by 10 to 17 dB
-    more than expected; at x4 direct it took 20 dB of noisy plane waves, at x2 3 dB of captures."""
+    """... and after direct sampling never more than so many dB, however little it may be: up to x2,
+    and from x4 on (between them in octaves). At x2 what the network adds to echoes is right by 10
+    to 17 dB more than expected; at x4 it took 20 dB of noisy plane waves."""
     silent: tuple[float, float] = (-33.0, -28.0)
     silent_direct: tuple[float, float] = (-28.0, -24.0)
     silent_direct_long: tuple[float, float] = (-20.0, -16.0)

@@ -49,8 +49,8 @@ def kept_share(
 
     Ramps down where the energies' ratio, added over expected, goes from ``added_full`` to
     ``added_none``, as far as the model counts: earlier where it has ``two_sided`` spectra, in full
-    where it is ``sure``. However little it counts, more than ``added_most`` times the expected is
-    not to be believed.
+    where it is ``sure``. However little it counts, no more than ``added_most_direct`` above the
+    expected error is kept after direct sampling.
     """
     if claim.expected is None or not settings.enabled:
         return 1.0
@@ -59,9 +59,11 @@ def kept_share(
     certain = settings.certain_two_sided if claim.two_sided else one_sided
     counts = ramp(claim.level, *(settings.certain_hopeless if hopeless else certain))
     counts = 1.0 if claim.sure else counts
-    limits = settings.added_most_direct if sampling is Sampling.DIRECT else settings.added_most
-    most = limits[0] + octaves(scale) * (limits[1] - limits[0])
     plausible = 1 - counts * ramp(ratio, settings.added_full, settings.added_none)
+    if sampling is not Sampling.DIRECT:
+        return plausible
+    short, long = settings.added_most_direct
+    most = short + octaves(scale) * (long - short)
     return min(plausible, 10 ** (most / 20) / math.sqrt(max(ratio, 1e-30)))
 
 
