@@ -36,7 +36,8 @@ from mzsr_cli import __version__
 from mzsr_cli.cli.main import exit_code
 from mzsr_cli.imaging import degrade, kernels, start
 from mzsr_cli.learning import networks, superresolve
-from mzsr_cli.learning.superresolve import Solver, Stage
+from mzsr_cli.learning.grids import Stage
+from mzsr_cli.learning.superresolve import Solver
 from mzsr_cli.learning.weights import Weights
 from mzsr_cli.pipeline.slices import spread_over
 from mzsr_cli.pipeline.upscale import upscale_cube
@@ -551,7 +552,7 @@ def test_each_stage_sees_the_kernel_on_its_own_grid() -> None:
         (15, 13), (8.0, 8.0), (120, 104), kernel, Method.MZSR, weights, settings, Precision.FP32,
         torch.device("cpu"),
     )  # fmt: skip
-    stages = solver.stages(0.0)
+    stages = solver.grids.stages(0.0)
     assert [s.operator.hr_shape for s in stages] == [(30, 26), (60, 52), (120, 104)]
     assert all(s.operator.lr_shape == (15, 13) for s in stages)
     np.testing.assert_allclose([s.factor for s in stages], 2.0)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,6 @@ import torch
 from mzsr_cli.imaging import degrade, gate, hints, kernels, resize, start
 from mzsr_cli.imaging.bounds import UNBOUNDED, Bounds, keep_
 from mzsr_cli.imaging.products import Products
-from mzsr_cli.imaging.stages import stage_scales
 from mzsr_cli.imaging.symmetries import ensemble
 from mzsr_cli.learning import networks, runtime
 from mzsr_cli.learning.adapt import (
@@ -31,6 +28,7 @@ from mzsr_cli.learning.adapt import (
     tiled_residual,
     verdict,
 )
+from mzsr_cli.learning.grids import Grids, Stage
 from mzsr_cli.learning.inner import Pair, Parameters
 from mzsr_cli.learning.patches import Physics, detailed_window, rounded, son_pair
 from mzsr_cli.learning.seen import Answered, Changed, OnStage, Seen, Whole
@@ -78,15 +76,6 @@ def classical(
         first = operator.interpolate(planes, Method.BICUBIC, 0.0)
         return degrade.back_projection(operator, planes, first, BACK_PROJECTIONS)
     return operator.interpolate(planes, method, consistency.damping)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One grid on the way: LR to this grid (cumulative scale), and the factor from the last."""
-
-    operator: degrade.Degradation
-    consistency: degrade.Consistency
-    factor: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -170,10 +159,23 @@ class Solver:
         self.device = device
         self.tiles = settings.tiles
         """Smaller than the settings' once memory did not suffice."""
-        self._stages: dict[tuple[float, bool], list[Stage]] = {}
-        self._sons: dict[float, dict[tuple[int, int], Stage]] = {}
+        self.grids = Grids(
+            lr_shape, scale, hr_shape, kernel, self._longest_factors(), settings, device
+        )
         self._parameters: Parameters = weights.parameters() if weights is not None else {}
         self._together: Adapted | None = None
+
+    def _longest_factors(self) -> tuple[float, float]:
+        """The largest factor of gradual stages (what the settings allow and the weights know), and
+        the largest that the weights have been trained for."""
+        allowed = self.settings.stages.factor_max
+        known = self.weights.facts.get("scales") if self.weights is not None else None
+        longest = max(float(s) for s in known or [allowed])
+        if self.method is Method.ZSSR:
+            return self.settings.zssr.factor_max, longest
+        if self.weights is None:
+            return max(self.scale), longest
+        return min(allowed, longest), longest
 
     def beside(self) -> Solver:
         """Another solver with the same parameters, to solve other slices at the same time."""
@@ -197,55 +199,6 @@ class Solver:
         assert self.weights is not None
         return self.weights.network
 
-    # -- grids ------------------------------------------------------------------------------
-
-    @cached_property
-    def factor_known(self) -> float:
-        """Largest stage factor that the weights have been trained for."""
-        known = self.weights.facts.get("scales") if self.weights is not None else None
-        return max(float(s) for s in known or [self.settings.stages.factor_max])
-
-    @cached_property
-    def factor_max(self) -> float:
-        """Largest factor of gradual stages: what the settings allow and the weights know."""
-        if self.method is Method.ZSSR:
-            return self.settings.zssr.factor_max
-        if self.weights is None:
-            return max(self.scale)
-        return min(self.settings.stages.factor_max, self.factor_known)
-
-    def stages(self, noise: float, gradual: bool = True) -> list[Stage]:
-        """The grids from LR to HR, ``gradual`` or in the longest steps that the weights know; kept
-        until a slice of another noise level comes."""
-        if (noise, True) not in self._stages:
-            self._stages = {(noise, True): self._make_stages(noise, self.factor_max)}
-        if gradual or self.factor_known <= self.factor_max:
-            return self._stages[noise, True]
-        if (noise, False) not in self._stages:
-            self._stages[noise, False] = self._make_stages(noise, self.factor_known)
-        return self._stages[noise, False]
-
-    def _make_stages(self, noise: float, factor_max: float) -> list[Stage]:
-        scales = stage_scales(self.scale, factor_max)
-        made: list[Stage] = []
-        before = (1.0, 1.0)
-        for scale in scales:
-            last = scale == scales[-1]
-            shape = self.hr_shape if last else self._grid(scale)
-            kernel = kernels.shrunk(self.kernel, max(self.scale) / max(scale))
-            operator = degrade.Degradation(
-                kernel, self.settings.sampling, scale, shape, self.lr_shape, self.device
-            )
-            consistency = degrade.Consistency(operator, self.settings.consistency, noise)
-            factor = (scale[0] / before[0], scale[1] / before[1])
-            made.append(Stage(operator, consistency, factor))
-            before = scale
-        return made
-
-    def _grid(self, scale: tuple[float, float]) -> tuple[int, int]:
-        rows, cols = (resize.enlarged(n, s) for n, s in zip(self.lr_shape, scale, strict=True))
-        return rows, cols
-
     # -- one slice --------------------------------------------------------------------------
 
     def solve(self, sample: Sample, index: int) -> tuple[torch.Tensor, SliceReport]:
@@ -255,7 +208,7 @@ class Solver:
             return self._zssr(planes, index, noise)
         if self.method is Method.MZSR:
             return self._mzsr(replace(sample, planes=planes))
-        last = self.stages(noise)[-1]
+        last = self.grids.stages(noise)[-1]
         image = classical(
             self.method, last.operator, planes, last.consistency, self.settings, zero, sample.span
         )
@@ -269,7 +222,7 @@ class Solver:
         network.to(self.device)
         zssr = Zssr(
             network,
-            kernels.shrunk(self.kernel, max(self.scale) / max(self.stages(noise)[0].factor)),
+            kernels.shrunk(self.kernel, max(self.scale) / max(self.grids.stages(noise)[0].factor)),
             self.settings.sampling,
             self.settings.zssr,
             self.precision,
@@ -277,7 +230,7 @@ class Solver:
             rng,
         )
         fathers, image = [planes], planes
-        for stage in self.stages(noise):
+        for stage in self.grids.stages(noise):
             zssr.train(fathers, stage.factor)
             step = degrade.Degradation(
                 zssr.kernel,
@@ -296,7 +249,7 @@ class Solver:
         if self.weights is None:
             raise ValueError("the method mzsr needs weights")
         planes, noise, zero = sample.planes, sample.noise, sample.zero
-        stages = self.stages(noise)
+        stages = self.grids.stages(noise)
         report = SliceReport("mzsr")
         # 1. The linear answer on the last grid; done where it leaves nothing to learn.
         final = self._start(stages[-1], planes, zero, sample.span)
@@ -311,7 +264,7 @@ class Solver:
             return self._bounded(stages[-1], sample, image, report), report
         # 5. Super-resolve, gradually where the slice resembles its son.
         gradual = report.check is None or report.check.gradual
-        stages = self.stages(noise, gradual)
+        stages = self.grids.stages(noise, gradual)
         added = self._added(parameters, sample, stages, final, report)
         # 6. Keep within bounds; where there are some, let a network that gains see that once more.
         image = self._bounded(stages[-1], sample, added.add_(final.image), report)
@@ -405,7 +358,7 @@ class Solver:
         """What a slice is adapted to; None where its start leaves nothing to learn, the son is
         too small or steps are not worthwhile."""
         sample = replace(sample, planes=sample.planes.to(self.device))
-        planes, stages = sample.planes, self.stages(sample.noise)
+        planes, stages = sample.planes, self.grids.stages(sample.noise)
         final = self._start(stages[-1], planes, sample.zero, sample.span)
         if final.complete or not self._heard(final, sample, stages):
             return None
@@ -626,20 +579,6 @@ class Solver:
 
     # -- the pair (son, LR) -----------------------------------------------------------------
 
-    def _son_stage(self, shape: tuple[int, int], stage: Stage, noise: float) -> Stage:
-        """The degradation of a window of LR pixels at the first stage's factor, kept until a
-        slice of another noise level comes."""
-        if noise not in self._sons:
-            self._sons = {noise: {}}
-        sons = self._sons[noise]
-        if shape not in sons:
-            operator = degrade.degradation(
-                stage.operator.kernel, self.settings.sampling, stage.factor, shape, self.device
-            )
-            consistency = degrade.Consistency(operator, self.settings.consistency, noise)
-            sons[shape] = Stage(operator, consistency, stage.factor)
-        return sons[shape]
-
     def _son_pair(
         self, window: torch.Tensor, stage: Stage, noise: float, zero: float | None
     ) -> tuple[Pair, Stage] | None:
@@ -648,7 +587,7 @@ class Solver:
         sons = [resize.reduced(n, f) for n, f in zip(shape, stage.factor, strict=True)]
         if min(sons) < self.settings.adapt.son_min:
             return None
-        own = self._son_stage(shape, stage, noise)
+        own = self.grids.of_pair(shape, stage, noise)
         physics = Physics(
             self.settings.consistency, self.settings.wiener, self.settings.gate,
             self._network.guides > 0,
@@ -694,11 +633,5 @@ class Solver:
         check, hopeless = self.settings.check, None
         if two_sided and self.settings.sampling is Sampling.DIRECT:
             hopeless = check.hopeless_two_sided_direct
-        stretch = self._stretch(stage)
+        stretch = self.grids.stretch(stage)
         return verdict(candidates, truth, oversampled, check, stretch, hopeless)
-
-    def _stretch(self, pair: Stage) -> float:
-        """How much longer the first of the long stages is than the stage of the ``pair``, in
-        octaves."""
-        long = self.stages(pair.consistency.noise, gradual=False)[0]
-        return math.log(max(long.factor)) / math.log(max(pair.factor))

@@ -80,7 +80,7 @@ def estimated_seconds(plan: Plan, images: list[Array]) -> tuple[float, list[Scal
     """Seconds for a slice like LR ``images`` (h, w), on average, and the stages it would go
     through, from two timed solutions of their most detailed parts: of a small one through one
     stage, of a larger one through some."""
-    stages = stage_scales(plan.scale, plan.solver().factor_max)
+    stages = stage_scales(plan.scale, plan.solver().grids.gradual)
     if plan.method is Method.ZSSR:
         return _zssr_seconds(plan, images[0], stages), stages
     how = plan.settings.calibration
@@ -90,7 +90,7 @@ def estimated_seconds(plan: Plan, images: list[Array]) -> tuple[float, list[Scal
     for side, scale in zip(sides, scales, strict=True):
         trial, gradual = _trial(plan, images, side, scale)
         trials.append(trial)
-    longer = stage_scales(plan.scale, plan.solver().factor_known)
+    longer = stage_scales(plan.scale, plan.solver().grids.long)
     shape = (images[0].shape[0], images[0].shape[1])
     pixels = gradual * _pixels(plan, shape, stages) + (1 - gradual) * _pixels(plan, shape, longer)
     seconds = _extrapolated(trials[0], trials[1], pixels) + how.byte * _slice_bytes(plan)
@@ -123,8 +123,8 @@ def _trial(plan: Plan, images: list[Array], side: int, scale: Scale) -> tuple[Tr
         seconds = (time.perf_counter() - begin) / len(tasks)
     checks = [one.report.check for one in solved]
     gradual = sum(check is None or check.gradual for check in checks) / len(checks)
-    many = _pixels(small, shape, stage_scales(scale, solver.factor_max))
-    few = _pixels(small, shape, stage_scales(scale, solver.factor_known))
+    many = _pixels(small, shape, stage_scales(scale, solver.grids.gradual))
+    few = _pixels(small, shape, stage_scales(scale, solver.grids.long))
     return Trial(gradual * many + (1 - gradual) * few, seconds), gradual
 
 
