@@ -95,12 +95,15 @@ def _fetched(x: Any) -> Any:
     return x.held if isinstance(x, Away) else x
 
 
-class _Module(backend_registration._DummyBackendModule):
-    """What torch asks of a backend, autocast included."""
+class _Module:
+    """What torch asks of a backend."""
 
-    def get_amp_supported_dtype(self) -> list[torch.dtype]:
-        """The types of mixed precision."""
-        return [torch.bfloat16]
+    is_initialized = is_available = staticmethod(lambda: True)
+    current_device = staticmethod(lambda: 0)
+    device_count = staticmethod(lambda: 1)
+    _is_in_bad_fork = staticmethod(lambda: False)
+    manual_seed_all = staticmethod(lambda seed: None)
+    get_amp_supported_dtype = staticmethod(lambda: [torch.bfloat16])
 
 
 @cache
