@@ -34,7 +34,8 @@ FAR = 500.0
 
 @dataclass(frozen=True)
 class Wall:
-    """What a wall looks like; lengths in metres, colours (3,) from 0 to 1."""
+    """What a wall looks like: colours (3,) from 0 to 1; storeys, bays, courses, ledges and the
+    periods of blinds and bars (0: none) in metres; windows in shares of their bay and storey."""
 
     base: Array
     dark: Array
@@ -151,7 +152,7 @@ class View:
 
 
 def draw_view(rng: Generator, size: int) -> tuple[View, float]:
-    """A camera of RAYS x ``size`` rays, and half of its field in metres a metre."""
+    """A camera of RAYS x ``size`` rays a side, and the tangent of half of its angle of view."""
     axis = (np.arange(RAYS * size) + 0.5) / (RAYS * size) - 0.5
     up, right = np.meshgrid(-axis, axis, indexing="ij")
     roll, tilt, field = rng.normal(0, 0.06), rng.uniform(-0.15, 0.6), log_uniform(rng, 0.3, 1.4)
@@ -164,7 +165,7 @@ def met(view: View, corner: tuple[float, float], angle: float) -> tuple[Array, A
     """Where rays meet the upright plane through the ``corner`` (right, ahead) at an ``angle`` to
     the right: how far, metres along the plane from the corner, and up from the camera."""
     across = view.z * np.cos(angle) - view.x * np.sin(angle)
-    across = np.where(np.abs(across) < 1e-3, 1e-3, across)
+    across = np.copysign(np.maximum(np.abs(across), 1e-3), across)
     far = (corner[1] * np.cos(angle) - corner[0] * np.sin(angle)) / across
     u = (far * view.x - corner[0]) * np.cos(angle) + (far * view.z - corner[1]) * np.sin(angle)
     return far, u, far * view.y
@@ -188,14 +189,14 @@ def scene(rng: Generator, size: int) -> tuple[Array, float]:
     away, angle = log_uniform(rng, 12, 70), rng.uniform(-0.3, 1.2)
     two = rng.random() < CORNERS
     corner = (rng.uniform(-1.2, 1.2) * half * away if two else 0.0, away)
-    floor, roof = rng.uniform(1.7, 21.7), rng.uniform(5, 60)
+    height, roof = rng.uniform(1.7, 21.7), rng.uniform(5, 60)  # of the camera, of the building
     nearest = np.full((count, count), np.inf)
     for side, turned in ((1, angle), (-1, angle - np.pi / 2))[: 1 + two]:
         far, u, v = met(view, corner, turned)
-        seen = (far > 0) & (far < nearest) & (v + floor < roof) & (np.abs(u) < FAR)
+        seen = (far > 0) & (far < nearest) & (v + height < roof) & (np.abs(u) < FAR)
         seen &= side * u > 0 if two else True
         light = 1.0 if side > 0 else rng.uniform(0.5, 1)
-        image = over(image, light * painted(draw_wall(rng), u, v + floor), seen)
+        image = over(image, light * painted(draw_wall(rng), u, v + height), seen)
         nearest = np.where(seen, far, nearest)
     pixels = image.reshape(size, RAYS, size, RAYS, 3).mean((1, 3))
     return pixels, float(np.isfinite(nearest).mean())
@@ -213,7 +214,9 @@ def picture(rng: Generator, size: int) -> NDArray[np.uint8]:
 
 def main() -> None:
     """Write the pictures."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=120)

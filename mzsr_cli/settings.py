@@ -669,9 +669,10 @@ class CheckSettings:
     Wiener model expects of the start. A useful correction stays below 1; up to the first all of
     it is kept, above the second none, as far as the model may be believed (``certain``) ..."""
     added_most_direct: tuple[float, float] = (30.0, 6.0)
-    """... and after direct sampling never more than so many dB, however little it may be: up to x2,
-    and from x4 on (between them in octaves). At x2 what the network adds to echoes is right by 10
-    to 17 dB more than expected; at x4 it took 20 dB of noisy plane waves."""
+    """The most that is kept after direct sampling, whether the model may be believed or not: dB of
+    the added energy over the expected error, up to x2 and from x4 on (between them the dB go with
+    the octaves). At x2 what the network added to echoes was right at 10 to 17 dB; at x4 12 dB more
+    than expected took 20 dB of noisy plane waves."""
     silent: tuple[float, float] = (-33.0, -28.0)
     silent_direct: tuple[float, float] = (-28.0, -24.0)
     silent_direct_long: tuple[float, float] = (-20.0, -16.0)

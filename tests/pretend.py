@@ -5,7 +5,7 @@ that lies apart for its numpy array, fails as on a GPU; what runs gives the proc
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
 
@@ -21,7 +21,9 @@ _CPU = torch.device("cpu")
 _CROSSING = ("aten::_to_copy", "aten::copy_")
 """Operations that take tensors of both devices."""
 _INDEXING = ("aten::index", "aten::index_put_")
-"""Operations whose indices may lie on either device."""
+"""Operations that take indices from the processor."""
+_JOINING = ("aten::cat", "aten::stack")
+"""Operations that take no single number from there."""
 _SHAPES: dict[str, Any] = {
     "size": torch.Tensor.size,
     "stride": torch.Tensor.stride,
@@ -68,7 +70,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if asked in _SHAPES:
         return _SHAPES[asked](_fetched(args[0]), *args[1:])
     tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-    _check_together(name, tensors)
+    _check_together(name, args, tensors)
     wanted = kwargs.pop("device", None)
     kwargs = kwargs | ({"device": _CPU} if wanted is not None else {})
     kwargs.pop("pin_memory", None)
@@ -81,13 +83,17 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     )
 
 
-def _check_together(name: str, tensors: list[torch.Tensor]) -> None:
-    """Raise RuntimeError where tensors of both devices meet; single numbers may."""
-    strangers = [x for x in tensors if not isinstance(x, Away) and x.dim() > 0]
-    if name in _INDEXING:
-        strangers = [x for x in strangers if x.is_floating_point()]
-    if name not in _CROSSING and strangers and len(strangers) < len(tensors):
-        shapes = [tuple(x.shape) for x in strangers]
+def _check_together(name: str, args: Any, tensors: list[torch.Tensor]) -> None:
+    """Raise RuntimeError where tensors of both devices meet; the processor's single numbers and
+    indices may, but nothing of the processor is changed, indexed or joined with what lies apart."""
+    here = [x for x in tensors if not isinstance(x, Away)]
+    if name in _CROSSING or not here or len(here) == len(tensors):
+        return
+    target = args[0] if args and isinstance(args[0], torch.Tensor) else None
+    changed = name in _INDEXING or name.endswith("_")
+    refused = [x for x in here if x.dim() > 0 and not (name in _INDEXING and x is not target)]
+    if refused or name in _JOINING or (changed and any(x is target for x in here)):
+        shapes = [tuple(x.shape) for x in here]
         raise RuntimeError(f"{name}: tensors {shapes} are on the processor, others are not")
 
 
@@ -122,10 +128,17 @@ def named_cuda(monkeypatch: Any) -> Iterator[torch.device]:
     from mzsr_cli.learning import ranks, runtime
 
     made = torch.tensor
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, _on_this_thread():
         # torch.tensor puts new values on a device where Python cannot follow
         patch.setattr(torch, "tensor", lambda *a, device=None, **k: made(*a, **k).to(device=device))
         for module in (runtime, ranks):
             patch.setattr(module, "pick_device", lambda name: device() if name == "cuda" else _CPU)
         patch.setattr(runtime, "describe_device", str)
+        patch.setattr(runtime, "own_backward", _on_this_thread)
         yield device()
+
+
+def _on_this_thread(_: Any = None) -> AbstractContextManager[object]:
+    """Backward passes on the thread that asks for them: torch starts those of devices once, and may
+    have done so before it knew this one."""
+    return torch.autograd.set_multithreading_enabled(False)

@@ -131,10 +131,18 @@ def test_more_than_three_axes_are_told_how_to_reshape(tmp_path):
         open_cube(mat, "gain")
     with pytest.raises(InputError) as error:
         open_cube(npy)
+    assert "rows and columns first" in str(error.value)
     (told,) = re.findall(r"H\.reshape\((\d+), (\d+), (-1)\)", str(error.value))
     np.save(npy, stored.reshape(*map(int, told)))
     with open_cube(npy) as cube:
         assert cube.info.shape == (4, 5, 6)
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file["run/gain"] = stored
+    with pytest.raises(InputError, match=r" gain\.reshape\(4, 5, -1\)"):
+        open_cube(tmp_path / "c.h5")
+    np.save(npy, np.ones(9))
+    with pytest.raises(InputError, match="Reshape it first"):
+        open_cube(npy)
 
 
 def test_choice_of_variable(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mzsr_cli.imaging.start import Start
 from mzsr_cli.learning.trust import Claim, audible_share, hopeful_share, kept_share
 from mzsr_cli.settings import CheckSettings, Sampling
 
@@ -127,6 +128,15 @@ def test_no_error_expected_leaves_nothing_to_add() -> None:
     certain = Claim(0.0, 1.0)
     assert kept(1.0, certain) == 0
     assert kept(0.0, certain) == 1
+
+
+def test_claims_are_those_of_the_start_and_its_planes() -> None:
+    """The variance is that of both planes together, as the expected error is."""
+    planes = torch.tensor([[[0.0, 2.0]], [[4.0, 2.0]]])
+    for two_sided, sure in ((True, False), (False, True)):
+        start = Start(torch.zeros(2, 2, 4), 0.3, two_sided=two_sided, sure=sure)
+        expected = Claim(0.3, float(planes.var()), two_sided=two_sided, sure=sure)
+        assert Claim.of(start, planes) == expected
 
 
 def test_levels_are_in_db_of_the_variance() -> None:

@@ -82,14 +82,14 @@ def cube_info(
     """
     stored = tuple(int(side) for side in stored)
     name = f"variable '{variable}'" if variable else "array"
+    if 0 in stored:
+        raise InputError(
+            f"{path}: {name} is empty ({format_shape(stored)}). Pass --variable to name another."
+        )
     if len(stored) not in (2, 3):
         raise InputError(
             f"{path}: {name} has {len(stored)} axes ({format_shape(stored) or 'scalar'}), "
-            f"a cube has 3 (or 2: one slice). {_reshaped(variable or 'H', stored)}"
-        )
-    if min(stored) < 1:
-        raise InputError(
-            f"{path}: {name} is empty ({format_shape(stored)}). Pass --variable to name another."
+            f"a cube has 3 (or 2: one slice). {_reshaped(variable or '', stored)}"
         )
     found = check_dtype(path, dtype)
     shape = cube_shape(stored, slice_axis)
@@ -180,14 +180,16 @@ def choose_variable(path: Path, found: list[VariableInfo], wanted: str | None) -
     raise InputError(f"{path}: no 3-D numeric variable (found {_listing(found)}). {remedy}")
 
 
-def _reshaped(name: str, shape: tuple[int, ...]) -> str:
-    """What to type where an array has too many axes, or too few."""
+def _reshaped(variable: str, shape: tuple[int, ...]) -> str:
+    """What to type where the array ``variable`` (empty where it has no name) has too many axes, or
+    too few."""
     if len(shape) < 4:
-        return "Pass --variable to name another."
-    rows, cols = shape[:2]
+        return "Pass --variable to name another." if variable else "Reshape it first."
+    name = variable.rpartition("/")[2]
+    name = name if name.isidentifier() else "H"
     return (
-        f"Save reshape({name}, {rows}, {cols}, []) in MATLAB, or {name}.reshape({rows}, {cols}, "
-        "-1) in numpy: all axes beyond the second count slices then."
+        f"Save it with rows and columns first and all else as slices: reshape({name}, {shape[0]}, "
+        f"{shape[1]}, []) in MATLAB, {name}.reshape({shape[0]}, {shape[1]}, -1) in numpy."
     )
 
 

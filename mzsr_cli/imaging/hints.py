@@ -107,7 +107,7 @@ def facts(operator: Degradation, expected: float | None, noise: float) -> torch.
 def _turned_facts(known: torch.Tensor, which: int) -> torch.Tensor:
     quarter, mirrored = which % 4, which >= 4
     order = [0, 2, 1, 4, 3, 5, 6, 7] if quarter % 2 else list(range(FACTS))
-    changed = known[torch.tensor(order)]
+    changed = known[torch.tensor(order)]  # not a list: tests' device cannot follow that
     if (quarter + mirrored) % 2:
         changed[5] = -changed[5]
     return changed
