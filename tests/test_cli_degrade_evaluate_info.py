@@ -17,6 +17,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from mzsr_cli import __version__
+from mzsr_cli.cli import show
 from mzsr_cli.cli.main import exit_code
 from mzsr_cli.errors import KernelError, MissingInputError, UsageError, WeightsError
 from mzsr_cli.imaging import kernels
@@ -675,6 +676,14 @@ def test_info_of_weights(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     assert run("info", tmp_path / "broken.safetensors") == 3
     facts = described(capsys)
     assert "error" in facts["weights"][0] and facts["weights"][1]["name"] == "small"
+
+
+def test_tables_have_no_blanks_at_the_ends_of_their_lines(capsys: Any) -> None:
+    """Where stdout is no terminal: long values made every line as wide."""
+    show.facts_table("", {"short": 1, "long": "x" * 300})
+    short, long = [row for row in capsys.readouterr().out.splitlines() if "  " in row.strip()][-2:]
+    assert short.split() == ["short", "1"] and short == short.rstrip()
+    assert long.endswith("x" * 300)
 
 
 def test_info_of_the_machine(capsys: Any) -> None:

@@ -92,12 +92,17 @@ def _grid(title: str, rows: list[dict[str, Any]]) -> Table:
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> None:
-    """Rows of equal keys as a table on stdout, numbers to the right."""
+    """Rows of equal keys as a table on stdout, numbers to the right; as wide as it needs and
+    without blanks at the ends of its lines where stdout is no terminal."""
     shown = _grid(title, rows)
     out = Console(highlight=False, markup=False, emoji=False)
-    if not out.is_terminal:
-        out.width = 1000
-    out.print(shown)
+    if out.is_terminal:
+        out.print(shown)
+        return
+    out.width = 1000
+    with out.capture() as printed:
+        out.print(shown)
+    sys.stdout.write("".join(f"{row.rstrip()}\n" for row in printed.get().splitlines()))
 
 
 def figure(value: Any) -> str:
