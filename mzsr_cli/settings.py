@@ -379,6 +379,17 @@ class LevelSettings:
     settling: SettlingSettings = field(
         default_factory=lambda: SettlingSettings(rounds=24, step=0.5)
     )
+    notch: tuple[float, float] = (-20.0, 10.0)
+    """dB: what is missing of a level counts as no less and no more."""
+    around: int = 15
+    """Side, in pixels, of the neighbourhoods whose power shares the error out."""
+    cut: float = 4.3e-5
+    cut_samples: int = 8
+    cut_share: float = 0.1
+    """Levels were cut where so many samples have one value, to ``cut`` dB, among the lowest share
+    of them: means of cut levels ring below. Nothing is looked for below a cut ..."""
+    below: float = 20.0
+    """... or, where there is none, so many dB below the lowest sample."""
     son_least: int = 12
     """Shortest side of samples of a slice's own samples on which levels are tried ..."""
     believed: float = 10.0

@@ -20,17 +20,6 @@ from mzsr_cli.settings import LevelSettings, WienerSettings
 NEPERS = math.log(10) / 10
 """Of power, in a decibel."""
 
-NOTCH = (-20 * NEPERS, 10 * NEPERS)
-"""Missing levels count as no less and no more than this (nepers of power): notches are not deepened
-at will."""
-
-AROUND = 15
-"""Samples across a neighbourhood."""
-
-CUT, CUT_SAMPLES, CUT_SHARE = 1e-5, 8, 0.1
-"""Levels were cut where so many have one value, to this (nepers of power), among the lowest share
-of them: means of cut levels ring below."""
-
 
 @dataclass(frozen=True)
 class Levels:
@@ -40,19 +29,20 @@ class Levels:
     rate: float
     top: float
     least: float
-    """Power below which no level is looked for: where they have been cut, else 20 dB below the
-    lowest sample."""
+    """Power below which no level is looked for: where they have been cut, else ``below`` the lowest
+    sample."""
+    how: LevelSettings
 
     @staticmethod
-    def of(y: torch.Tensor, rate: float) -> Levels:
+    def of(y: torch.Tensor, rate: float, how: LevelSettings) -> Levels:
         """With powers of y that are 1 at most."""
         heights = (rate * y.detach().cpu().double()).flatten().sort().values
         top, lowest = float(heights[-1]), float(heights[0])
-        low = heights[: math.ceil(CUT_SHARE * len(heights))]
-        same = low[CUT_SAMPLES - 1 :] - low[: 1 - CUT_SAMPLES] < CUT
+        low = heights[: math.ceil(how.cut_share * len(heights))]
+        same = low[how.cut_samples - 1 :] - low[: 1 - how.cut_samples] < how.cut * NEPERS
         if len(same) > 0 and bool(same.any()):
-            return Levels(rate, top, math.exp(float(low[int(same.int().argmax())]) - top))
-        return Levels(rate, top, math.exp(lowest - top) / 100)
+            return Levels(rate, top, math.exp(float(low[int(same.int().argmax())]) - top), how)
+        return Levels(rate, top, math.exp(lowest - top) / 10 ** (how.below / 10), how)
 
     def powers(self, values: torch.Tensor) -> torch.Tensor:
         """Powers of levels, float64."""
@@ -68,16 +58,19 @@ class Levels:
         are filled, the squared logarithm."""
         known = powers.clamp(min=self.least)
         squares = known.square()
-        around = ndimage.uniform_filter(squares.numpy(), (0, AROUND, AROUND))
-        share = torch.from_numpy(around).clamp_(min=squares / AROUND**2)  # running sums are rounded
+        side = self.how.around
+        around = ndimage.uniform_filter(squares.numpy(), (0, side, side))
+        share = torch.from_numpy(around).clamp_(min=squares / side**2)  # running sums are rounded
         filled = share.mul_(error / (float(share.mean()) or 1.0)).clamp_(min=0).sqrt_() / known
         return float(filled.log1p_().square_().mean()) / self.rate**2
 
     def moved(
         self, values: torch.Tensor, missing: torch.Tensor, step: torch.Tensor
     ) -> torch.Tensor:
-        """Levels and a part of what is missing."""
-        return values + (missing * self.rate).clamp_(*NOTCH).mul_(step).div_(self.rate)
+        """Levels and a part of what is missing, which counts as ``notch`` at most: notches are not
+        deepened at will."""
+        deep, high = (NEPERS * level for level in self.how.notch)
+        return values + (missing * self.rate).clamp_(deep, high).mul_(step).div_(self.rate)
 
 
 class _Done:
@@ -128,14 +121,13 @@ def _estimate(
 ) -> Estimate | None:
     """The interpolation of the powers of y, or of inverse powers where those promise less; None
     where the spectra alone promise an error of the levels of ``most`` by far or more."""
-    tried = []
-    for meaning in (Levels.of(y, rate), Levels.of(y, -rate)):
+    how, tried = settings.levels, []
+    for meaning in (Levels.of(y, rate, how), Levels.of(y, -rate, how)):
         powers = meaning.powers(y)
         model = slice_model(operator, powers, settings)
         error = meaning.error(model.variance * model.missing, powers)
         tried.append((error, meaning, model))
     error, meaning, model = min(tried, key=lambda one: one[0])
-    how = settings.levels
     if error >= how.hopeful * most:
         return None
     ends = _Done(most, how)
