@@ -87,10 +87,9 @@ class Reduction:
             return upper
         return torch.cat([upper, upper[: self.n_lr - self.rows].flip(0, 1).conj()])
 
-    def gram(self, cross: torch.Tensor) -> torch.Tensor:
-        """Rows of R C R^T, (r, n_lr), from as many of R C."""
-        found = self._taps @ np.ascontiguousarray(cross.numpy().T)
-        return torch.from_numpy(np.ascontiguousarray(found.T))
+    def gram(self, turned: torch.Tensor) -> torch.Tensor:
+        """Rows of R C R^T, (r, n_lr), from as many of R C, ``turned`` (n_hr, r)."""
+        return torch.from_numpy(np.ascontiguousarray((self._taps @ turned.numpy()).T))
 
     def summed(self, upper: torch.Tensor) -> float:
         """The sum over all rows of what is the same when mirrored, from the sums (rows,) of the
@@ -107,15 +106,15 @@ def axis_filter(spectrum: Spectrum, reduction: Reduction, settings: WienerSettin
     n_lr, n_hr = reduction.n_lr, reduction.n_hr
     if spectrum.empty:
         return AxisFilter(torch.full((n_hr, n_lr), 1.0 / n_lr, dtype=torch.float64), 1.0)
-    cross = reduction.cross(torch.from_numpy(covariance(spectrum, n_hr)))
-    gram = reduction.gram(cross)
-    whole = len(cross) == n_lr
+    turned = reduction.cross(torch.from_numpy(covariance(spectrum, n_hr))).mT.contiguous()
+    gram = reduction.gram(turned)
+    whole = len(gram) == n_lr
     diagonal = gram.diagonal()
     trace = float(diagonal.real.sum()) if whole else reduction.summed(diagonal)
     diagonal.add_(settings.damping * trace / n_lr)
     solve = _solved if whole else _solved_by_halves
-    plain, constant = solve(gram, cross, reduction.sums)
-    found = (plain[: len(cross)].conj() * cross).real.sum(1)
+    plain, constant = solve(gram, turned, reduction.sums[:, 0])
+    found = (plain[:, : len(gram)].conj() * turned).real.sum(0)
     explained = (float(found.sum()) if whole else reduction.summed(found)) / n_hr
     return AxisFilter(
         _with_mean(plain, constant, reduction.sums[:, 0], settings), min(1.0, explained)
@@ -123,26 +122,28 @@ def axis_filter(spectrum: Spectrum, reduction: Reduction, settings: WienerSettin
 
 
 def _solved(
-    gram: torch.Tensor, cross: torch.Tensor, ones: torch.Tensor
+    gram: torch.Tensor, turned: torch.Tensor, ones: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``gram``^-1 times ``cross`` (n, m) and ``ones`` (n, 1): (n, m) and (n,). Not by the inverse,
-    which is faster: errors of 1e-8 in what is explained decide between starts at -80 dB."""
+    """``gram``^-1 of each row of ``turned`` (m, n) and of ``ones`` (n,): (m, n) and (n,). Not by
+    the inverse, which is faster: errors of 1e-8 in what is explained decide between starts at
+    -80 dB. Rows of right-hand sides are what LAPACK takes as columns without copies."""
     factor = torch.linalg.cholesky(gram)
-    solved = torch.cholesky_solve(torch.cat([cross, ones.to(cross)], 1), factor)
-    return solved[:, :-1], solved[:, -1]
+    sides = torch.cat([turned, ones.to(turned)[None]])
+    solved = torch.cholesky_solve(sides.mT, factor).mT
+    return solved[:-1], solved[-1]
 
 
 def _solved_by_halves(
-    gram: torch.Tensor, cross: torch.Tensor, ones: torch.Tensor
+    gram: torch.Tensor, turned: torch.Tensor, ones: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same where all stay what they are when every axis is mirrored, from the upper halves of
-    ``gram`` and ``cross`` (with the middle row): even and odd parts are solved apart, of half of
-    the columns (the others are these, mirrored): a quarter of the work (Cantoni and Butler, 1976,
-    centrosymmetric systems)."""
-    n, m = gram.shape[1], cross.shape[1]
+    """The same where all stay what they are when every axis is mirrored, from the upper half of
+    ``gram`` and the left one of ``turned`` (with the middle): even and odd parts are solved apart,
+    of half of the rows of ``turned`` (the others are these, mirrored): a quarter of the work
+    (Cantoni and Butler, 1976, centrosymmetric systems)."""
+    n, m = gram.shape[1], len(turned)
     half, wanted = n // 2, (m + 1) // 2
     root = 0.5**0.5
-    top, bottom = cross[:half, :wanted], cross[:half].flip(1)[:, :wanted]
+    top, bottom = turned[:wanted, :half], turned[m - wanted :, :half].flip(0)
     same, other = gram[:half, :half], gram[:half, n - half :].flip(1)
     odd, _ = _solved(same - other, (top - bottom) * root, ones[:half])
     even_gram, even_right = same + other, (top + bottom) * root
@@ -152,14 +153,18 @@ def _solved_by_halves(
         even_gram = torch.cat([even_gram, middle[None]])
         column = torch.cat([middle, gram[half, half][None]])
         even_gram = torch.cat([even_gram, column[:, None]], 1)
-        even_right = torch.cat([even_right, cross[half, :wanted][None]])
-        even_ones = torch.cat([even_ones, ones[half][None]])
+        even_right = torch.cat([even_right, turned[:wanted, half : half + 1]], 1)
+        even_ones = torch.cat([even_ones, ones[half : half + 1]])
     even, constant = _solved(even_gram, even_right, even_ones)
-    first, last = (even[:half] + odd) * root, (even[:half] - odd) * root
-    found = torch.cat([first, even[half:], last.flip(0)])
-    ends = constant[:half] * root
-    constant = torch.cat([ends, constant[half:], ends.flip(0)])
-    return torch.cat([found, found[:, : m - wanted].flip(0, 1)], 1), constant
+    found, sums = turned.new_empty(m, n), turned.new_empty(n)
+    torch.mul(even[:, :half] + odd, root, out=found[:wanted, :half])
+    found[:wanted, n - half :] = ((even[:, :half] - odd) * root).flip(1)
+    found[:wanted, half : n - half] = even[:, half:]
+    found[wanted:] = found[: m - wanted].flip(0, 1)
+    sums[:half] = constant[:half] * root
+    sums[n - half :] = sums[:half].flip(0)
+    sums[half : n - half] = constant[half:]
+    return found, sums
 
 
 def _with_mean(
@@ -167,9 +172,10 @@ def _with_mean(
 ) -> torch.Tensor:
     """The filter when the process has an unknown mean of variance m, (n_hr, n_lr).
 
-    ``plain`` is G^-1 R C (n_lr, n_hr) without one, ``constant`` G^-1 r for r = R 1 = ``ones``; the
-    mean adds m r r^T to G and m r 1^T to R C (Sherman and Morrison, 1950).
+    ``plain`` is (G^-1 R C)^T (n_hr, n_lr) without one, ``constant`` G^-1 r for r = R 1 = ``ones``;
+    the mean adds m r r^T to G and m r 1^T to R C (Sherman and Morrison, 1950). In the place of
+    ``plain``.
     """
     m, r = settings.mean_variance, ones.to(plain)
-    missing = m * (1 - r @ plain) / (1 + m * float((r @ constant).real))
-    return (plain + torch.outer(constant, missing)).mH.resolve_conj().contiguous()
+    missing = m * (1 - plain @ r) / (1 + m * float((r @ constant).real))
+    return plain.addr_(missing, constant).conj().resolve_conj()
