@@ -535,7 +535,7 @@ def test_markdown_figure_and_table(
     record = json.loads(files["json"].read_text())
     assert record["methods"] == methods and len(record["cells"]) == 8
     facts = record["facts"]
-    assert facts["weights"]["g2.0d"]["name"] == "tiny" and facts["scale"] == [2, 2]
+    assert [w["name"] for w in facts["weights"]["g2.0d"]] == ["tiny"] and facts["scale"] == [2, 2]
     assert {"mzsr", "torch", "machine", "device", "precision", "seed"} <= facts.keys()
     lines = files["markdown"].read_text().splitlines()
     assert "weights tiny" in lines[0] and "PSNR/SSIM" in lines[0]

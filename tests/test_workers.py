@@ -118,6 +118,18 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+def test_second_weights_travel(tmp_path: Path, weights: Path, pool: OnDask) -> None:
+    """A cube whose slices both shipped networks answer."""
+    edges = np.kron(np.random.default_rng(3).random((8, 7)), np.ones((5, 5)))
+    source = save(tmp_path / "c.npy", np.stack([edges, field((40, 35, 1))[..., 0]], -1))
+    settings = replace(settings_of(weights), weights=None)
+    once = upscale_cube(source, tmp_path / "alone.npy", settings)
+    answered = [report.get("weights") for report in once["slice_reports"]]
+    assert answered == ["images-x2", None]
+    upscale_cube(source, tmp_path / "shared.npy", settings, executor=pool)
+    assert digest(tmp_path / "shared.npy") == digest(tmp_path / "alone.npy")
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_bytes_of_one_process(tmp_path: Path, weights: Path, pool: OnDask, case: str) -> None:
     name, dtype, more = CASES[case]

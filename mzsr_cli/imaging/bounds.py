@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from mzsr_cli.imaging.degrade import Consistency, Degradation
 from mzsr_cli.imaging.normalize import Range
@@ -72,6 +73,20 @@ class Bounds:
 
 
 UNBOUNDED = Bounds()
+
+
+def share_beside(planes: torch.Tensor, bounds: Bounds, how: PlateauSettings) -> float:
+    """Share of LR samples (P, h, w) in [0, 1] that lie on a bound or beyond it and have one near
+    that is well within: much in maps full of shadows, little beside the background of a picture."""
+    found, side = 0.0, how.window
+    for bound, sign in ((bounds.low, 1.0), (bounds.high, -1.0)):
+        if bound is None:
+            continue
+        above = sign * (planes - bound)
+        near = functional.max_pool2d(above[:, None], side, 1, side // 2)[:, 0]
+        at = (above <= how.tolerance) & (near > how.beside)
+        found += float(at.double().mean())
+    return found
 
 
 # -- finding them -----------------------------------------------------------------------------

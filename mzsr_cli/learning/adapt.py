@@ -179,6 +179,26 @@ def informs(
     return min(found) < settings.informative_nmse
 
 
+def prefers(
+    start: torch.Tensor,
+    first: torch.Tensor,
+    second: torch.Tensor,
+    truth: torch.Tensor,
+    informative: bool,
+    settings: CheckSettings,
+) -> bool:
+    """Whether the answer of the ``second`` network to the pair (P, h, w) is nearer to the LR
+    planes ``truth`` than that of the ``first`` one, by the margin; where the pair is not
+    ``informative`` it has to see it, by a larger margin. Never where the ``start`` is hopeless."""
+    energy = float((truth - truth.mean()).square().sum())
+    found, limit = _nmse(second - truth, energy), _nmse(first - truth, energy)
+    if informative:
+        return found < limit - settings.second_margin
+    hopeless = _nmse(start - truth, energy) > settings.hopeless_nmse
+    margin = min(settings.second_seen, limit - settings.second_margin_unseen)
+    return not hopeless and found < margin
+
+
 def learned(
     start: torch.Tensor,
     before: torch.Tensor,

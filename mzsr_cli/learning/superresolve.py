@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mzsr_cli.imaging import degrade, gate, hints, kernels, resize, start
-from mzsr_cli.imaging.bounds import UNBOUNDED, Bounds, keep_
+from mzsr_cli.imaging.bounds import UNBOUNDED, Bounds, keep_, share_beside
 from mzsr_cli.imaging.products import Products
 from mzsr_cli.imaging.symmetries import ensemble
 from mzsr_cli.learning import networks, runtime
@@ -24,12 +24,13 @@ from mzsr_cli.learning.adapt import (
     informs,
     learned,
     no_verdict,
+    prefers,
     share_of,
     tiled_residual,
     verdict,
 )
 from mzsr_cli.learning.grids import Grids, Stage
-from mzsr_cli.learning.inner import Pair, Parameters
+from mzsr_cli.learning.inner import Pair, Parameters, predict_pair
 from mzsr_cli.learning.patches import Physics, detailed_window, rounded, son_pair
 from mzsr_cli.learning.seen import Answered, Changed, OnStage, Seen, Whole
 from mzsr_cli.learning.trust import Claim, audible_share, hopeful_share, kept_share
@@ -108,10 +109,19 @@ class SliceReport:
     """Between what the result was kept, in units of the planes, then in the cube's own."""
     refined: float | None = None
     """Part of what a second look changed that was taken."""
+    weights: str | None = None
+    """Name of the second weights where these have answered."""
+
+    @property
+    def did(self) -> str:
+        """The method, and the second weights where these have answered."""
+        return self.method if self.weights is None else f"{self.method} ({self.weights})"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         report: dict[str, Any] = {"method": self.method}
+        if self.weights is not None:
+            report["weights"] = self.weights
         if self.losses:
             report |= {"steps": self.steps, "loss": [self.losses[0], min(self.losses)]}
         if self.losses or self.check is not None:
@@ -132,10 +142,24 @@ class SliceReport:
         return report
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """The pairs (son, LR) of a slice: its ``own``, to adapt to, and a larger one that is
+    ``checked``, at a ``stage`` of its own, with what the start and classical methods, its
+    ``rivals``, make of the son. ``heard`` says whether the network is listened to at all."""
+
+    own: Pair
+    checked: Pair
+    stage: Stage
+    rivals: dict[str, torch.Tensor]
+    heard: bool
+
+
 class Solver:
     """Everything that is the same for all slices of a cube; ``solve`` does one slice.
 
     A slice's result depends on the slice, the settings, the seed and the slice index alone.
+    ``second`` weights answer in the place of the first where they are nearer to the slice's pair.
     """
 
     def __init__(
@@ -149,6 +173,7 @@ class Solver:
         settings: UpscaleSettings,
         precision: Precision,
         device: torch.device,
+        second: Weights | None = None,
     ) -> None:
         self.lr_shape, self.hr_shape, self.scale = lr_shape, hr_shape, scale
         self.kernel = kernel
@@ -164,6 +189,11 @@ class Solver:
         )
         self._parameters: Parameters = weights.parameters() if weights is not None else {}
         self._together: Adapted | None = None
+        self.second: Solver | None = None
+        if second is not None:
+            self.second = type(self)(
+                lr_shape, scale, hr_shape, kernel, method, second, settings, precision, device
+            )
 
     def _longest_factors(self) -> tuple[float, float]:
         """The largest factor of gradual stages (what the settings allow and the weights know), and
@@ -186,6 +216,7 @@ class Solver:
             self.lr_shape, self.scale, self.hr_shape, self.kernel, self.method, weights,
             self.settings, self.precision, self.device,
         )  # fmt: skip
+        other.second = self.second.beside() if self.second is not None else None
         other._parameters, other._together = self._parameters, self._together
         return other
 
@@ -248,17 +279,29 @@ class Solver:
         """Algorithm 2 through the stages, within the sample's bounds."""
         if self.weights is None:
             raise ValueError("the method mzsr needs weights")
-        planes, noise, zero = sample.planes, sample.noise, sample.zero
-        stages = self.grids.stages(noise)
-        report = SliceReport("mzsr")
+        planes, stages = sample.planes, self.grids.stages(sample.noise)
         # 1. The linear answer on the last grid; done where it leaves nothing to learn.
-        final = self._start(stages[-1], planes, zero, sample.span)
+        final = self._start(stages[-1], planes, sample.zero, sample.span)
         if final.complete:
-            report.trust = 0.0
+            report = SliceReport("mzsr", trust=0.0)
             return self._bounded(stages[-1], sample, final.image, report), report
-        # 2-4. Adapt to the pair (son, LR) of the most detailed window; check on a larger one.
+        # 2. What can be learned of the slice from its pair (son, LR), and the network to do so.
         heard = self._heard(final, sample, stages)
-        parameters = self._adapted(planes, stages[0], noise, zero, report, final.two_sided, heard)
+        evidence = self._evidence(sample, stages[0], heard)
+        nearer = self._nearer(evidence, sample)
+        image, report = nearer._learned(sample, final, evidence)
+        if nearer is not self and nearer.weights is not None:
+            report.weights = nearer.weights.name
+        return image, report
+
+    def _learned(
+        self, sample: Sample, final: start.Start, evidence: Evidence | None
+    ) -> tuple[torch.Tensor, SliceReport]:
+        """What the network makes of a sample and the ``final`` linear answer."""
+        planes, noise, zero = sample.planes, sample.noise, sample.zero
+        stages, report = self.grids.stages(noise), SliceReport("mzsr")
+        # 3-4. Adapt to the pair of the most detailed window; check on a larger one.
+        parameters = self._adapted(evidence, final, report)
         if report.check is not None and report.check.overruled:
             image, report.method = self._classical(report.check.chosen, stages[-1], planes, zero)
             return self._bounded(stages[-1], sample, image, report), report
@@ -362,17 +405,12 @@ class Solver:
         final = self._start(stages[-1], planes, sample.zero, sample.span)
         if final.complete or not self._heard(final, sample, stages):
             return None
-        made = [
-            self._son_pair(detailed_window(planes, side), stages[0], sample.noise, sample.zero)
-            for side in (self.settings.adapt.window, self.settings.check.window)
-        ]
-        own, checked = made[0], made[1] or made[0]
-        if own is None or checked is None:
+        evidence = self._evidence(sample, stages[0], heard=True)
+        if evidence is None:
             return None
-        if self.settings.check.enabled:
-            rivals = self._rivals(*checked, sample.zero)
-            return own[0] if self._worthwhile(rivals, checked[0]) else None
-        return own[0]
+        if self.settings.check.enabled and not self._worthwhile(evidence.rivals, evidence.checked):
+            return None
+        return evidence.own
 
     # -- one stage after the other ----------------------------------------------------------
 
@@ -468,36 +506,25 @@ class Solver:
         )
 
     def _adapted(
-        self,
-        planes: torch.Tensor,
-        stage: Stage,
-        noise: float,
-        zero: float | None,
-        report: SliceReport,
-        two_sided: bool,
-        heard: bool,
+        self, evidence: Evidence | None, final: start.Start, report: SliceReport
     ) -> Parameters:
-        """The parameters after lines 2-4 of Algorithm 2, where the network is ``heard`` at all;
-        notes steps, losses and the check."""
-        own = self._son_pair(
-            detailed_window(planes, self.settings.adapt.window), stage, noise, zero
-        )
-        if own is None:
-            check = self.settings.check
+        """The parameters after lines 2-4 of Algorithm 2, where the network is heard at all; notes
+        steps, losses and the check. ``final`` is the slice's linear answer."""
+        check = self.settings.check
+        if evidence is None:
             report.check = no_verdict(check) if check.enabled else None
             return self._untouched
-        if not self.settings.check.enabled:
-            return self._stepped(own[0], report) if heard else self._untouched
-        larger = detailed_window(planes, self.settings.check.window)
-        checked = self._son_pair(larger, stage, noise, zero) or own
-        rivals = self._rivals(*checked, zero)
+        if not check.enabled:
+            return self._stepped(evidence.own, report) if evidence.heard else self._untouched
         parameters, change = self._untouched, torch.zeros(())
-        if heard and self._worthwhile(rivals, checked[0]):
-            parameters = self._stepped(own[0], report)
-            change = self._pair_change(parameters, *checked)
-        elif heard:
-            parameters, change = self._tried(own[0], *checked, report)
-        report.check = self._check(change, rivals, *checked, two_sided)
+        if evidence.heard and self._worthwhile(evidence.rivals, evidence.checked):
+            parameters = self._stepped(evidence.own, report)
+            change = self._pair_change(parameters, evidence.checked, evidence.stage)
+        elif evidence.heard:
+            parameters, change = self._tried(evidence.own, evidence.checked, evidence.stage, report)
+        report.check = self._check(
+            change, evidence.rivals, evidence.checked, evidence.stage, final.two_sided
+        )  # fmt: skip
         return parameters
 
     def _tried(
@@ -578,6 +605,41 @@ class Solver:
                 torch.cuda.empty_cache()
 
     # -- the pair (son, LR) -----------------------------------------------------------------
+
+    def _evidence(self, sample: Sample, stage: Stage, heard: bool) -> Evidence | None:
+        """The pairs of a slice at the factor of its first ``stage``; None where a son is too small.
+        Without a self-check the slice's own pair alone."""
+        planes, how = sample.planes, self.settings
+        own = self._son_pair(
+            detailed_window(planes, how.adapt.window), stage, sample.noise, sample.zero
+        )
+        if own is None:
+            return None
+        if not how.check.enabled:
+            return Evidence(own[0], *own, {}, heard)
+        larger = detailed_window(planes, how.check.window)
+        checked = self._son_pair(larger, stage, sample.noise, sample.zero) or own
+        return Evidence(own[0], *checked, self._rivals(*checked, sample.zero), heard)
+
+    @torch.no_grad()
+    def _nearer(self, evidence: Evidence | None, sample: Sample) -> Solver:
+        """The ``second`` solver where a slice's pair speaks for its network, both as they are
+        before any step, else this one. Always this where slices share what they learn, and where
+        much of the slice lies beside its bounds."""
+        how, second = self.settings, self.second
+        if second is None or evidence is None or not (evidence.heard and how.check.enabled):
+            return self
+        beside = share_beside(sample.planes, sample.bounds, how.bounds.plateau)
+        if how.adapt.mode is not Adapting.SLICE or beside > how.check.second_beside:
+            return self
+        pair = evidence.checked
+        mine, other = (
+            predict_pair(one._network, one._untouched, pair, self.precision).image[:, 0]
+            for one in (self, second)
+        )
+        begin, truth = pair.start[:, 0], pair.truth[:, 0]
+        informative = informs(evidence.rivals, truth, how.check)
+        return second if prefers(begin, mine, other, truth, informative, how.check) else self
 
     def _son_pair(
         self, window: torch.Tensor, stage: Stage, noise: float, zero: float | None

@@ -45,7 +45,7 @@ from mzsr_cli.pipeline.evaluate import EvaluateSettings, Tally, prepared
 from mzsr_cli.pipeline.figures import check_figure
 from mzsr_cli.pipeline.info import processor
 from mzsr_cli.pipeline.plain import strict
-from mzsr_cli.pipeline.plan import Plan, choose_weights, make_plan
+from mzsr_cli.pipeline.plan import Plan, choose_weights, make_plan, name_and_hash, second_weights
 from mzsr_cli.pipeline.slices import parse_slices
 from mzsr_cli.pipeline.solving import PlaneSolver, solve_slice
 from mzsr_cli.pipeline.targets import check_writable, plan_targets, write_whole
@@ -151,14 +151,15 @@ def facts_of(race: Race) -> dict[str, Any]:
 
 
 def _weights(race: Race, device: torch.device) -> dict[str, Any]:
-    """Name and hash of the weights under each degradation, where a method needs some."""
+    """Names and hashes of the weights under each degradation, where a method needs some."""
     learned = [contender for contender in race.contenders if contender.learned]
     found = {}
     for case in race.cases if learned else []:
         told = upscale_settings(case, learned[0], race.settings)
-        _, weights, _ = choose_weights(told, race.settings.scale, race.kind is Kind.IMAGES, device)
-        assert weights is not None
-        found[case.name] = {"name": weights.name, "sha256": weights.digest}
+        is_image = race.kind is Kind.IMAGES
+        _, weights, _ = choose_weights(told, race.settings.scale, is_image, device)
+        second = second_weights(told, weights, is_image, device)
+        found[case.name] = [name_and_hash(w) for w in (weights, second) if w is not None]
     return found
 
 
@@ -311,7 +312,7 @@ def run_cell(
                 index = len(tally.slices) if data.kind is Kind.IMAGES else k
                 estimate, truth = (prepared(x, tally.settings.luma) for x in trial.compared)
                 facts: dict[str, Any] = {"file": path.name} if data.kind is Kind.IMAGES else {}
-                facts |= {"did": trial.report.method, "seconds": round(trial.seconds, 4)}
+                facts |= {"did": trial.report.did, "seconds": round(trial.seconds, 4)}
                 tally.add(index, estimate, truth).update(facts)
     figures = tally.figures()
     figures["worst_nmse"] = max(s["nmse"] for s in tally.slices)

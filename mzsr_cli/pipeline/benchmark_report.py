@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -77,7 +77,8 @@ def caption(record: Record) -> str:
     what = "NMSE in dB of all slices together (of the worst slice)"
     if facts["kind"] == "images":
         what = "PSNR/SSIM on Y, 8-bit RGB, borders of the scale left out, mean over images"
-    weights = dict.fromkeys(f"{w['name']} ({w['sha256'][:8]})" for w in facts["weights"].values())
+    used = chain.from_iterable(facts["weights"].values())
+    weights = dict.fromkeys(f"{w['name']} ({w['sha256'][:8]})" for w in used)
     parts = [
         f"mzsr {facts['mzsr']}",
         *([f"weights {', '.join(weights)}"] if weights else []),

@@ -22,8 +22,8 @@ from mzsr_cli.pipeline.targets import provenance_path
 from mzsr_cli.pipeline.upscale import DOUBT, doubts
 
 SAME = (
-    *("mzsr", "method", "scale", "dtype", "weights", "kernel", "device", "precision"),
-    *("input_identity", "variable", "lr_shape"),
+    *("mzsr", "method", "scale", "dtype", "weights", "second_weights", "kernel"),
+    *("device", "precision", "input_identity", "variable", "lr_shape"),
 )
 """Facts of the provenance that all parts must share, beside settings and size of a slice."""
 

@@ -33,6 +33,7 @@ from mzsr_cli.pipeline.slices import parse_slices
 from mzsr_cli.settings import (
     SCALE_MAX,
     SCALE_MIN,
+    Adapting,
     BoundsSettings,
     DegradationMix,
     Method,
@@ -95,6 +96,8 @@ class Plan:
     out: OutputFormat
     method: Method
     weights: Weights | None
+    second: Weights | None
+    """What answers for slices whose pair it is nearer to."""
     kernel: Kernel
     device: torch.device
     precision: Precision
@@ -114,6 +117,7 @@ class Plan:
             self.settings,
             self.precision,
             self.device,
+            self.second,
         )
 
     @property
@@ -156,7 +160,6 @@ class Plan:
         settings = as_dict(self.settings)
         for free in ("device", "calibration", "lanes"):
             settings.pop(free)
-        weights = self.weights
         return {
             "mzsr": __version__,
             "settings": json.loads(json.dumps(settings, default=str)),
@@ -165,7 +168,8 @@ class Plan:
             "shape": list(self.shape),
             "dtype": self.out.dtype.name,
             "slices": [self.slices.start, self.slices.stop, self.slices.step],
-            "weights": {"name": weights.name, "sha256": weights.digest} if weights else None,
+            "weights": name_and_hash(self.weights),
+            "second_weights": name_and_hash(self.second),
             "kernel": {
                 "shape": list(self.kernel.shape),
                 "sha256": hashlib.sha256(self.kernel.tobytes()).hexdigest(),
@@ -190,8 +194,9 @@ def make_plan(info: CubeInfo, target: Path, settings: UpscaleSettings) -> Plan:
     kernel = load_kernel(settings.kernel)
     is_image = info.format in ("png", "jpeg")
     method, weights, notes = choose_weights(settings, scale, is_image, device)
+    second = second_weights(settings, weights, is_image, device)
     plan = Plan(
-        info.path, target, slices, lr_shape, shape, scale, out, method, weights, kernel,
+        info.path, target, slices, lr_shape, shape, scale, out, method, weights, second, kernel,
         device, precision, Stored(info.dtype, is_image), settings, tuple(notes),
     )  # fmt: skip
     check_memory(plan)
@@ -353,6 +358,24 @@ def choose_weights(
             "them with mzsr pretrain and mzsr meta-train, or type --method zssr."
         )
     return Method.ZSSR, None, [f"no weights fit ({kind}): using --method zssr"]
+
+
+def second_weights(
+    settings: UpscaleSettings, weights: Weights | None, is_image: bool, device: torch.device
+) -> Weights | None:
+    """Those of photographs beside the shipped ones of cubes: measured fields look like either. None
+    where weights were named, slices share what they learn, or nothing is checked."""
+    fitting = [path for path in catalog.shipped() if path.stem.startswith("images")]
+    alone = is_image or weights is None or settings.weights is not None or not fitting
+    shared = settings.adapt.mode is not Adapting.SLICE
+    if alone or shared or not (settings.check.enabled and settings.check.second):
+        return None
+    return _fitting(best_of(fitting, settings), device)
+
+
+def name_and_hash(weights: Weights | None) -> dict[str, str] | None:
+    """What provenance says of weights."""
+    return {"name": weights.name, "sha256": weights.digest} if weights is not None else None
 
 
 def best_of(paths: list[Path], settings: UpscaleSettings) -> Path:

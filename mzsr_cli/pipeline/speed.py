@@ -23,6 +23,7 @@ from mzsr_cli.learning.networks import Network
 from mzsr_cli.learning.seen import Whole
 from mzsr_cli.learning.superresolve import Sample, Solver
 from mzsr_cli.learning.weights import Weights, load_weights
+from mzsr_cli.pipeline.plan import second_weights
 from mzsr_cli.settings import (
     BenchmarkSettings,
     LaneSettings,
@@ -233,10 +234,13 @@ class _TimedSolver(Solver):
     clock: _Clock
 
     def watch(self) -> None:
-        """Time from now on. The weights' network keeps the hooks: give it one of its own."""
+        """Time from now on. The weights' networks keep the hooks: give them some of their own."""
         self.clock = clock = _Clock(self.device)
-        self._network.register_forward_pre_hook(lambda *_: clock.begin())
-        self._network.register_forward_hook(lambda *_: clock.end())
+        for one in (self, self.second):
+            if isinstance(one, _TimedSolver):
+                one.clock = clock
+                one._network.register_forward_pre_hook(lambda *_: clock.begin())
+                one._network.register_forward_hook(lambda *_: clock.end())
 
     def _adapt(self, parameters: Parameters, pairs: Sequence[Pair]) -> Adapted:
         self.clock.begin()
@@ -250,9 +254,11 @@ def _slice(network: _Network, settings: BenchmarkSettings) -> tuple[float, float
     share of them (its steps and every inference), timed while the slice is solved."""
     how, side = settings.speed, settings.speed.slice_side
     own = replace(network.weights, network=deepcopy(network.weights.network))
+    told = UpscaleSettings(scale=(2.0, 2.0), weights=settings.weights)
+    second = second_weights(told, own, False, network.device)
     solver = _TimedSolver(
         (side, side), (2.0, 2.0), (2 * side, 2 * side), kernels.delta(), Method.MZSR,
-        own, UpscaleSettings(scale=(2.0, 2.0)), network.precision, network.device,
+        own, told, network.precision, network.device, second,
     )  # fmt: skip
     solver.watch()
     plane, clock, shares = _plane(side), solver.clock, []

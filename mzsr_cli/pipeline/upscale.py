@@ -220,7 +220,7 @@ def enlarge_chroma(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Chroma planes (h, w) of an LR image to (H, W), cubic on the grid of the sampling."""
     settings = replace(plan.settings, method=Method.BICUBIC)
-    here = replace(plan, settings=settings, method=Method.BICUBIC, weights=None)
+    here = replace(plan, settings=settings, method=Method.BICUBIC, weights=None, second=None)
     solver = replace(here, device=torch.device("cpu")).solver()
     planes = torch.from_numpy(np.stack(chroma).astype(np.float32))
     high, _ = solver.solve(Sample(planes, 0.0), 0)

@@ -308,18 +308,20 @@ class OnDask:
 
 def _recipe(job: Job, threads: int | None) -> Recipe:
     """What a worker needs for the slices of ``job``. Raises WeightsError, InputError."""
-    plan = replace(job.plan, weights=None)
-    weights = _packed(job.plan) if job.plan.weights is not None else None
-    return Recipe(plan, weights, job.cube_range, list(job.shared()), threads)
+    plan = replace(job.plan, weights=None, second=None)
+    first = _packed(job.plan.weights, job.plan.settings.weights)
+    second = _packed(job.plan.second, None)
+    return Recipe(plan, first, second, job.cube_range, list(job.shared()), threads)
 
 
-def _packed(plan: Plan) -> Packed:
-    assert plan.weights is not None
-    path = catalog.find(plan.settings.weights or plan.weights.name)
+def _packed(weights: Weights | None, named: str | None) -> Packed | None:
+    if weights is None:
+        return None
+    path = catalog.find(named or weights.name)
     content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != plan.weights.digest:
+    if hashlib.sha256(content).hexdigest() != weights.digest:
         raise WeightsError(f"{path}: has changed since this run began. Start again.")
-    return Packed(plan.weights.name, plan.weights.digest, content)
+    return Packed(weights.name, weights.digest, content)
 
 
 # -- the workers' side --------------------------------------------------------------------------
@@ -350,14 +352,18 @@ class Recipe:
 
     plan: Plan
     weights: Packed | None
+    second: Packed | None
     cube_range: Range | None
     shared: list[Sample]
     threads: int | None
 
     def solver(self, device: torch.device) -> Solver:
         """The plan's solver on ``device``, adapted to the shared slices. Raises WeightsError."""
-        weights = self.weights.unpacked(device) if self.weights is not None else None
-        solver = replace(self.plan, device=device, weights=weights).solver()
+        first, second = (
+            packed.unpacked(device) if packed is not None else None
+            for packed in (self.weights, self.second)
+        )
+        solver = replace(self.plan, device=device, weights=first, second=second).solver()
         solver.learn(self.shared)
         return solver
 
