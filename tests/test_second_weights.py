@@ -151,6 +151,20 @@ def test_share_beside_bounds_is_counted_on_both_sides(sign: int) -> None:
     assert share_beside(planes, bounds, PLATEAU) == 0
 
 
+def test_steps_may_bring_the_first_nearer() -> None:
+    """What the first has learned of the pair counts: more steps never make the second answer, and
+    sometimes keep it from that."""
+    answered = []
+    for seed in range(4):
+        noise = 0.05 * np.random.default_rng(seed).standard_normal(discs(seed).shape)
+        answered.append([
+            solved(discs(seed) + noise, "channels", "images-x2", adapt=AdaptSettings(steps=steps))
+            for steps in (0, 30)
+        ])  # fmt: skip
+    names = [tuple(report.weights for _, report in pair) for pair in answered]
+    assert (None, "images-x2") not in names and ("images-x2", None) in names
+
+
 def test_weights_that_are_no_better_do_not_answer() -> None:
     """The same weights twice: no margin."""
     _, report = solved(discs(0), "channels", "channels")

@@ -624,8 +624,8 @@ class Solver:
     @torch.no_grad()
     def _nearer(self, evidence: Evidence | None, sample: Sample) -> Solver:
         """The ``second`` solver where a slice's pair speaks for its network, both as they are
-        before any step, else this one. Always this where slices share what they learn, and where
-        much of the slice lies beside its bounds."""
+        before any step and this one after them, too; else this one. Always this where slices share
+        what they learn, and where much of the slice lies beside its bounds."""
         how, second = self.settings, self.second
         if second is None or evidence is None or not (evidence.heard and how.check.enabled):
             return self
@@ -633,13 +633,21 @@ class Solver:
         if how.adapt.mode is not Adapting.SLICE or beside > how.check.second_beside:
             return self
         pair = evidence.checked
-        mine, other = (
-            predict_pair(one._network, one._untouched, pair, self.precision).image[:, 0]
-            for one in (self, second)
-        )
+        mine, other = (one._pair_answer(one._untouched, pair) for one in (self, second))
         begin, truth = pair.start[:, 0], pair.truth[:, 0]
         informative = informs(evidence.rivals, truth, how.check)
-        return second if prefers(begin, mine, other, truth, informative, how.check) else self
+        if not prefers(begin, mine, other, truth, informative, how.check):
+            return self
+        if how.adapt.steps > 0 and self._worthwhile(evidence.rivals, pair):
+            with torch.enable_grad():
+                adapted = self._adapt(self._untouched, [evidence.own])
+            mine = self._pair_answer(adapted.parameters, pair)
+        missed, left = ((image - truth).square().sum() for image in (mine, other))
+        return second if left < missed else self
+
+    def _pair_answer(self, parameters: Parameters, pair: Pair) -> torch.Tensor:
+        """The network's answer (P, h, w) to a pair, seen once."""
+        return predict_pair(self._network, parameters, pair, self.precision).image[:, 0]
 
     def _son_pair(
         self, window: torch.Tensor, stage: Stage, noise: float, zero: float | None
