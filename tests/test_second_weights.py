@@ -227,6 +227,9 @@ def test_a_cube_says_who_answered(tmp_path: Path) -> None:
     reports = record["slice_reports"]
     assert isinstance(reports, list)
     assert [r.get("weights") for r in reports] == ["images-x2", None, "images-x2"]
+    notes = record["notes"]
+    assert isinstance(notes, list)
+    assert any(note.startswith("2 of 3 slices: answered by images-x2") for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -256,5 +259,6 @@ def test_the_same_bytes_from_parts(tmp_path: Path) -> None:
     for part in ("2", "0:2"):
         parts.append(tmp_path / f"part{part[0]}.npy")
         upscale_cube(source, parts[-1], settings_of(slices=part))
-    merge_cubes(parts, tmp_path / "merged.npy")
+    merged = merge_cubes(parts, tmp_path / "merged.npy")
+    assert merged["notes"] == once["notes"]
     assert digest(tmp_path / "merged.npy") == digest(tmp_path / "once.npy")

@@ -19,7 +19,7 @@ from mzsr_cli.cubes.open import create_cube, list_variables, open_cube, output_f
 from mzsr_cli.errors import InputError, UsageError
 from mzsr_cli.pipeline.slices import parse_slices
 from mzsr_cli.pipeline.targets import provenance_path
-from mzsr_cli.pipeline.upscale import DOUBT, doubts
+from mzsr_cli.pipeline.upscale import ANSWERED, DOUBT, doubts
 
 SAME = (
     *("mzsr", "method", "scale", "dtype", "weights", "second_weights", "kernel"),
@@ -216,7 +216,7 @@ def _record(
     first = parts[0].record
     held = (report for part in parts for report in part.record["slice_reports"])
     reports = sorted((r for r in held if r["slice"] in wanted), key=lambda r: r["slice"])
-    told = [n for part in parts for n in part.record["notes"] if not n.endswith(DOUBT)]
+    told = [n for part in parts for n in part.record["notes"] if not n.endswith((DOUBT, ANSWERED))]
     notes = [*told, *doubts(reports), *notes, *writer.notes]
     own = {key: value for key, value in first.items() if key != "workers"}
     return own | {

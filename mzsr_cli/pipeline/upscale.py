@@ -180,10 +180,18 @@ DOUBT = (
 )
 
 
+ANSWERED = "which is nearer to their pairs (--weights keeps to one network)"
+
+
 def doubts(reports: Collection[Mapping[str, Any]]) -> list[str]:
-    """A warning where the self-check found slices that interpolation does not recover, and a word
-    where memory did not suffice for the tiles."""
+    """A warning where the self-check found slices that interpolation does not recover, and words
+    where the second weights have answered and where memory did not suffice for the tiles."""
     notes = []
+    seconds = [report["weights"] for report in reports if "weights" in report]
+    if seconds:
+        notes.append(
+            f"{len(seconds)} of {len(reports)} slices: answered by {seconds[0]}, {ANSWERED}"
+        )
     lost = sum(bool(report.get("check", {}).get("hopeless")) for report in reports)
     if lost > 0:
         notes.append(f"{lost} of {len(reports)} slices: {DOUBT}")
