@@ -658,16 +658,19 @@ class CheckSettings:
     its place: on 186 measured and simulated slices (x2) 12 dB were gained in sum and none lost,
     with 0.2 dB 13 gained, but elsewhere 2.3 lost of a magnitude of waves and 0.8 of beams (gaps
     of 0.37)."""
-    second_beside: float = 0.12
-    """Where more of the slice lies beside its bounds the first network stays: it has learned from
-    maps with shadows, whose edges are harder than those of the pair. It is 0.18 to 0.26 there
-    (the second lost 1.1 dB of an unseen city at x2) and up to 0.08 elsewhere (where it gained up
-    to 0.9 dB of pictures on a background)."""
+    second_beside: tuple[float, float] = (0.06, 0.11)
+    """Where more of the slice lies beside its bounds (up to x2 and from x4 on, between them in
+    octaves) the first network stays: it has learned from maps with shadows, whose edges are harder
+    than those of the pair (the second lost 1.1 dB of unseen cities at x2). Mostly 0.14 to 0.3
+    there, 0.06 high above the roofs; up to 0.06 and 0.1 in pictures on a background."""
+    second_unlike: float = 15.0
+    """dB by which the slice's start may be expected to be better than that of the pair: of waves
+    that the slice resolves and its son does not (19 and 20 dB) the second lost 1 to 2 dB at x4."""
     second_seen: float = -6.0
     second_margin_unseen: float = 0.8
-    """dB, mean-free: where the pair tells classical methods nothing, a second network is taken
-    that comes below the one and is nearer by the other; there 8 dB were gained and nothing lost,
-    with a margin of 0.5 dB once 0.4."""
+    """dB, mean-free: where the pair tells classical methods nothing, a second network is taken up
+    to x2 that comes below the one and is nearer by the other; there 8 dB were gained and nothing
+    lost, with a margin of 0.5 dB once 0.4. At x4 it lost 0.3 to 0.6 of beams, rain and photons."""
     hopeless_nmse: float = 0.0
     """dB, mean-free: above this the start is worse than the mean of the slice (critically sampled
     or sparse data)."""

@@ -39,13 +39,13 @@ CPU = torch.device("cpu")
 
 
 def discs(seed: int) -> np.ndarray:
-    """A picture of twice the SIDES with sharp edges."""
+    """A picture of twice the SIDES with sharp edges, nowhere flat."""
     rng, picture = np.random.default_rng(seed), np.zeros([2 * n for n in SIDES])
     rows, cols = np.indices(picture.shape)
     for _ in range(14):
         row, col, radius = (rng.uniform(4 * (i == 2), n) for i, n in enumerate((86, 92, 22)))
         picture[(rows - row) ** 2 + (cols - col) ** 2 < radius**2] = rng.uniform(0.2, 1)
-    return picture
+    return picture + 0.002 * rows + 0.001 * cols
 
 
 def noisy_waves(seed: int) -> np.ndarray:
@@ -130,7 +130,7 @@ def test_not_where_much_of_a_map_lies_beside_its_bounds() -> None:
     planes = torch.from_numpy(low(streets(4)))[None].double()
     planes = (planes - planes.min()) / (planes.max() - planes.min())
     bound = float(planes.flatten().mode().values)
-    assert share_beside(planes, Bounds(low=bound), PLATEAU) > CHECK.second_beside
+    assert share_beside(planes, Bounds(low=bound), PLATEAU) > CHECK.second_beside[0]
     assert share_beside(planes, Bounds(), PLATEAU) == 0
     report = {}
     for bounds in (Bounds(), Bounds(low=bound)):
@@ -210,7 +210,14 @@ def test_margins(
 ) -> None:
     truth = torch.from_numpy(np.random.default_rng(5).random((1, 31, 29)))
     answers = [answer(truth, level) for level in (start, first, second)]
-    assert prefers(*answers, truth, informative, CHECK) is expected
+
+    def said(level: float, scale: float) -> bool:
+        return prefers(*answers, truth, informative, level, scale, CHECK)
+
+    assert said(start - 3, 2.0) is expected
+    assert said(start - 3, 2.1) is (expected and informative)
+    assert said(start - CHECK.second_unlike + 0.5, 2.0) is expected
+    assert not said(start - CHECK.second_unlike - 0.5, 2.0)  # a slice unlike its son
 
 
 def record_of(target: Path) -> dict[str, object]:

@@ -185,18 +185,23 @@ def prefers(
     second: torch.Tensor,
     truth: torch.Tensor,
     informative: bool,
+    level: float,
+    scale: float,
     settings: CheckSettings,
 ) -> bool:
     """Whether the answer of the ``second`` network to the pair (P, h, w) is nearer to the LR
     planes ``truth`` than that of the ``first`` one, by the margin; where the pair is not
-    ``informative`` it has to see it, by a larger margin. Never where the ``start`` is hopeless."""
+    ``informative`` it has to see it, by a larger margin, and at a ``scale`` up to x2. Never where
+    the ``start`` is hopeless there, or the slice's own is expected to be much better (its error's
+    ``level``, dB of the variance)."""
     energy = float((truth - truth.mean()).square().sum())
-    found, limit = _nmse(second - truth, energy), _nmse(first - truth, energy)
+    found, limit, begun = (_nmse(image - truth, energy) for image in (second, first, start))
+    if level < begun - settings.second_unlike:
+        return False
     if informative:
         return found < limit - settings.second_margin
-    hopeless = _nmse(start - truth, energy) > settings.hopeless_nmse
     margin = min(settings.second_seen, limit - settings.second_margin_unseen)
-    return not hopeless and found < margin
+    return scale <= 2 and begun <= settings.hopeless_nmse and found < margin
 
 
 def learned(

@@ -33,7 +33,7 @@ from mzsr_cli.learning.grids import Grids, Stage
 from mzsr_cli.learning.inner import Pair, Parameters, predict_pair
 from mzsr_cli.learning.patches import Physics, detailed_window, rounded, son_pair
 from mzsr_cli.learning.seen import Answered, Changed, OnStage, Seen, Whole
-from mzsr_cli.learning.trust import Claim, audible_share, hopeful_share, kept_share
+from mzsr_cli.learning.trust import Claim, audible_share, hopeful_share, kept_share, octaves
 from mzsr_cli.learning.weights import Weights
 from mzsr_cli.learning.zssr import Zssr
 from mzsr_cli.settings import (
@@ -288,7 +288,7 @@ class Solver:
         # 2. What can be learned of the slice from its pair (son, LR), and the network to do so.
         heard = self._heard(final, sample, stages)
         evidence = self._evidence(sample, stages[0], heard)
-        nearer = self._nearer(evidence, sample)
+        nearer = self._nearer(evidence, sample, final)
         image, report = nearer._learned(sample, final, evidence)
         if nearer is not self and nearer.weights is not None:
             report.weights = nearer.weights.name
@@ -622,7 +622,7 @@ class Solver:
         return Evidence(own[0], *checked, self._rivals(*checked, sample.zero), heard)
 
     @torch.no_grad()
-    def _nearer(self, evidence: Evidence | None, sample: Sample) -> Solver:
+    def _nearer(self, evidence: Evidence | None, sample: Sample, final: start.Start) -> Solver:
         """The ``second`` solver where a slice's pair speaks for its network, both as they are
         before any step and this one after them, too; else this one. Always this where slices share
         what they learn, and where much of the slice lies beside its bounds."""
@@ -630,13 +630,16 @@ class Solver:
         if second is None or evidence is None or not (evidence.heard and how.check.enabled):
             return self
         beside = share_beside(sample.planes, sample.bounds, how.bounds.plateau)
-        if how.adapt.mode is not Adapting.SLICE or beside > how.check.second_beside:
+        short, long = how.check.second_beside
+        most = short + octaves(max(self.scale)) * (long - short)
+        if how.adapt.mode is not Adapting.SLICE or beside > most or final.expected is None:
             return self
         pair = evidence.checked
         mine, other = (one._pair_answer(one._untouched, pair) for one in (self, second))
         begin, truth = pair.start[:, 0], pair.truth[:, 0]
         informative = informs(evidence.rivals, truth, how.check)
-        if not prefers(begin, mine, other, truth, informative, how.check):
+        level, scale = Claim.of(final, sample.planes).level, max(self.scale)
+        if not prefers(begin, mine, other, truth, informative, level, scale, how.check):
             return self
         if how.adapt.steps > 0 and self._worthwhile(evidence.rivals, pair):
             with torch.enable_grad():
