@@ -33,7 +33,7 @@ from mzsr_cli.learning.grids import Grids, Stage
 from mzsr_cli.learning.inner import Pair, Parameters, predict_pair
 from mzsr_cli.learning.patches import Physics, detailed_window, rounded, son_pair
 from mzsr_cli.learning.seen import Answered, Changed, OnStage, Seen, Whole
-from mzsr_cli.learning.trust import Claim, audible_share, hopeful_share, kept_share, octaves
+from mzsr_cli.learning.trust import Claim, audible_share, hopeful_share, kept_share
 from mzsr_cli.learning.weights import Weights
 from mzsr_cli.learning.zssr import Zssr
 from mzsr_cli.settings import (
@@ -624,29 +624,33 @@ class Solver:
     @torch.no_grad()
     def _nearer(self, evidence: Evidence | None, sample: Sample, final: start.Start) -> Solver:
         """The ``second`` solver where a slice's pair speaks for its network, both as they are
-        before any step and this one after them, too; else this one. Always this where slices share
-        what they learn, and where much of the slice lies beside its bounds."""
-        how, second = self.settings, self.second
-        if second is None or evidence is None or not (evidence.heard and how.check.enabled):
+        before any step and this one after them, too; else this one."""
+        second = self.second
+        if second is None or evidence is None or not self._may_give_way(evidence, sample, final):
             return self
-        beside = share_beside(sample.planes, sample.bounds, how.bounds.plateau)
-        short, long = how.check.second_beside
-        most = short + octaves(max(self.scale)) * (long - short)
-        if how.adapt.mode is not Adapting.SLICE or beside > most or final.expected is None:
-            return self
-        pair = evidence.checked
+        pair, check = evidence.checked, self.settings.check
         mine, other = (one._pair_answer(one._untouched, pair) for one in (self, second))
         begin, truth = pair.start[:, 0], pair.truth[:, 0]
-        informative = informs(evidence.rivals, truth, how.check)
+        informative = informs(evidence.rivals, truth, check)
         level, scale = Claim.of(final, sample.planes).level, max(self.scale)
-        if not prefers(begin, mine, other, truth, informative, level, scale, how.check):
+        if not prefers(begin, mine, other, truth, informative, level, scale, check):
             return self
-        if how.adapt.steps > 0 and self._worthwhile(evidence.rivals, pair):
+        if self.settings.adapt.steps > 0 and self._worthwhile(evidence.rivals, pair):
             with torch.enable_grad():
                 adapted = self._adapt(self._untouched, [evidence.own])
             mine = self._pair_answer(adapted.parameters, pair)
         missed, left = ((image - truth).square().sum() for image in (mine, other))
         return second if left < missed else self
+
+    def _may_give_way(self, evidence: Evidence, sample: Sample, final: start.Start) -> bool:
+        """Whether another network may answer: not where slices share what they learn, much of the
+        slice lies beside its bounds, or nothing is known of its ``final`` linear answer."""
+        how = self.settings
+        checked = evidence.heard and how.check.enabled and final.expected is not None
+        if not checked or how.adapt.mode is not Adapting.SLICE:
+            return False
+        beside = share_beside(sample.planes, sample.bounds, how.bounds.plateau)
+        return beside <= how.check.second_beside
 
     def _pair_answer(self, parameters: Parameters, pair: Pair) -> torch.Tensor:
         """The network's answer (P, h, w) to a pair, seen once."""
