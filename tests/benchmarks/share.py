@@ -2,6 +2,7 @@
 consistency, checks and writing are the rest.
 
 python tests/benchmarks/share.py [--side 256] [--slices 40] [--scale 2] [--magnitudes]
+    [--weights channels]
 
 A cube of blocks and noise, so that there is work for the network on every slice; of both signs, or
 magnitudes, whose squares are tried, too. The clock starts
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=40)
     parser.add_argument("--scale", type=float, default=2.0)
     parser.add_argument("--magnitudes", action="store_true")
+    parser.add_argument("--weights")
     options = parser.parse_args()
     keep_freed_memory()  # as the command does
     clock, ticks = Clock(), []
@@ -83,7 +85,8 @@ def main() -> None:
         low = cube(options.side, options.slices)
         np.save(source, low if options.magnitudes else low - 0.5)
         upscale_cube(
-            source, target, UpscaleSettings(scale=(options.scale, options.scale)),
+            source, target,
+            UpscaleSettings(scale=(options.scale, options.scale), weights=options.weights),
             on_slice=lambda *_: ticks.append((time.perf_counter(), clock.seconds)),
         )  # fmt: skip
     (begin, before), (end, after) = ticks[FIRST - 1], ticks[-1]
