@@ -653,6 +653,9 @@ class CheckSettings:
     """dB, mean-free: the son still tells something where the best candidate gets below this."""
     second: bool = True
     """Whether shipped weights of cubes give way to those of photographs where the pair says so."""
+    second_scale: float = 4.0
+    """Beyond this the first network stays: nothing was measured there, and the second, which knows
+    only stages of x2, takes twice the time."""
     second_margin: float = 0.4
     """dB by which the second network must be nearer to an informative pair than the first to take
     its place: on 186 measured and simulated slices (x2) 12 dB were gained in sum and none lost,

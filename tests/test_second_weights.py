@@ -258,6 +258,18 @@ def test_named_weights_stand_alone(tmp_path: Path, more: dict[str, object]) -> N
     assert isinstance(reports, list) and not any("weights" in report for report in reports)
 
 
+def test_up_to_x4(tmp_path: Path) -> None:
+    source = save(tmp_path / "cube.npy", cube()[:24, :21, :1])
+    answered = {}
+    for scale in (4.0, 4.1):
+        target = tmp_path / f"x{scale}.npy"
+        upscale_cube(source, target, settings_of(scale=(scale, 2.0), adapt=AdaptSettings(steps=0)))
+        reports = record_of(target)["slice_reports"]
+        assert isinstance(reports, list)
+        answered[scale] = reports[0].get("weights")
+    assert answered == {4.0: "images-x2", 4.1: None}
+
+
 def test_the_same_bytes_from_parts(tmp_path: Path) -> None:
     source = save(tmp_path / "cube.npy", cube())
     once = upscale_cube(source, tmp_path / "once.npy", settings_of())

@@ -643,11 +643,12 @@ class Solver:
         return second if left < missed else self
 
     def _may_give_way(self, evidence: Evidence, sample: Sample, final: start.Start) -> bool:
-        """Whether another network may answer: not where slices share what they learn, much of the
-        slice lies beside its bounds, or nothing is known of its ``final`` linear answer."""
-        how = self.settings
+        """Whether another network may answer: not at large scales, where slices share what they
+        learn, much of the slice lies beside its bounds, or nothing is known of its ``final`` linear
+        answer."""
+        how, small = self.settings, max(self.scale) <= self.settings.check.second_scale
         checked = evidence.heard and how.check.enabled and final.expected is not None
-        if not checked or how.adapt.mode is not Adapting.SLICE:
+        if not (checked and small) or how.adapt.mode is not Adapting.SLICE:
             return False
         beside = share_beside(sample.planes, sample.bounds, how.bounds.plateau)
         return beside <= how.check.second_beside
