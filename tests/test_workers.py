@@ -19,6 +19,7 @@ import pytest
 import torch
 from cube_files import digest
 from dask_cluster import Cluster, environment, session_of, until
+from test_second_weights import cube as cube_for_both
 from upscale_files import field, names, run, save, tiny_weights, upscale
 
 from mzsr_cli.cubes.open import open_cube
@@ -120,12 +121,11 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 def test_second_weights_travel(tmp_path: Path, weights: Path, pool: OnDask) -> None:
     """A cube whose slices both shipped networks answer."""
-    edges = np.kron(np.random.default_rng(3).random((8, 7)), np.ones((5, 5)))
-    source = save(tmp_path / "c.npy", np.stack([edges, field((40, 35, 1))[..., 0]], -1))
+    source = save(tmp_path / "c.npy", cube_for_both())
     settings = replace(settings_of(weights), weights=None)
     once = upscale_cube(source, tmp_path / "alone.npy", settings)
     answered = [report.get("weights") for report in once["slice_reports"]]
-    assert answered == ["images-x2", None]
+    assert set(answered) == {"images-x2", None}
     upscale_cube(source, tmp_path / "shared.npy", settings, executor=pool)
     assert digest(tmp_path / "shared.npy") == digest(tmp_path / "alone.npy")
 

@@ -140,7 +140,8 @@ class UpscaleTicker:
             return
         for note in plan.notes:
             line(f"{self.name}: {note}")
-        weights = f", weights {plan.weights.name}" if plan.weights else ""
+        names = [weights.name for weights in (plan.weights, plan.second) if weights is not None]
+        weights = f", weights {' and '.join(names)}" if names else ""
         line(f"{self.name}: method {plan.method}{weights}, {plan.device}, {plan.precision}")
 
     def slice(self, done: int, count: int, report: Any) -> None:
@@ -149,7 +150,7 @@ class UpscaleTicker:
             self.bar.update(self.task, completed=done)
         if self.quiet or (self.bar is not None and not self.verbose):
             return
-        how = "already done" if report is None else report.method
+        how = "already done" if report is None else report.did
         if self.verbose or done == count or done % max(1, count // 10) == 0:
             line(f"{self.name}: slice {done}/{count} {how}")
 

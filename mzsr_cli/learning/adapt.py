@@ -191,9 +191,9 @@ def prefers(
 ) -> bool:
     """Whether the answer of the ``second`` network to the pair (P, h, w) is nearer to the LR
     planes ``truth`` than that of the ``first`` one, by the margin; where the pair is not
-    ``informative`` it has to see it, by a larger margin, and at a ``scale`` up to x2. Never where
-    the ``start`` is hopeless there, or the slice's own is expected to be much better (its error's
-    ``level``, dB of the variance)."""
+    ``informative`` it has to see it, by a larger margin, from a ``start`` that is not hopeless and
+    at a ``scale`` up to x2. Never where the slice's own start is expected to be much better than
+    that of the pair (its error's ``level``, dB of the variance)."""
     energy = float((truth - truth.mean()).square().sum())
     found, limit, begun = (_nmse(image - truth, energy) for image in (second, first, start))
     if level < begun - settings.second_unlike:

@@ -113,6 +113,11 @@ class SliceReport:
     """Name of the second weights where these have answered."""
 
     @property
+    def answered(self) -> bool:
+        """Whether a network has added something."""
+        return self.method == str(Method.MZSR) and self.trust > 0
+
+    @property
     def did(self) -> str:
         """The method, and the second weights where these have answered."""
         return self.method if self.weights is None else f"{self.method} ({self.weights})"
@@ -290,7 +295,7 @@ class Solver:
         evidence = self._evidence(sample, stages[0], heard)
         nearer = self._nearer(evidence, sample, final)
         image, report = nearer._learned(sample, final, evidence)
-        if nearer is not self and nearer.weights is not None:
+        if nearer is not self and nearer.weights is not None and report.answered:
             report.weights = nearer.weights.name
         return image, report
 
@@ -624,7 +629,7 @@ class Solver:
     @torch.no_grad()
     def _nearer(self, evidence: Evidence | None, sample: Sample, final: start.Start) -> Solver:
         """The ``second`` solver where a slice's pair speaks for its network, both as they are
-        before any step and this one after them, too; else this one."""
+        before any step and this one after steps that the pair is worth, too; else this one."""
         second = self.second
         if second is None or evidence is None or not self._may_give_way(evidence, sample, final):
             return self
@@ -644,8 +649,8 @@ class Solver:
 
     def _may_give_way(self, evidence: Evidence, sample: Sample, final: start.Start) -> bool:
         """Whether another network may answer: not at large scales, where slices share what they
-        learn, much of the slice lies beside its bounds, or nothing is known of its ``final`` linear
-        answer."""
+        learn, much of the slice lies beside bounds that it is kept within, or nothing is known of
+        its ``final`` linear answer."""
         how, small = self.settings, max(self.scale) <= self.settings.check.second_scale
         checked = evidence.heard and how.check.enabled and final.expected is not None
         if not (checked and small) or how.adapt.mode is not Adapting.SLICE:

@@ -158,7 +158,7 @@ def _weights(race: Race, device: torch.device) -> dict[str, Any]:
         told = upscale_settings(case, learned[0], race.settings)
         is_image = race.kind is Kind.IMAGES
         _, weights, _ = choose_weights(told, race.settings.scale, is_image, device)
-        second = second_weights(told, weights, is_image, device)
+        second = second_weights(told, race.settings.scale, weights, is_image, device)
         found[case.name] = [name_and_hash(w) for w in (weights, second) if w is not None]
     return found
 

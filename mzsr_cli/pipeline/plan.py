@@ -194,7 +194,7 @@ def make_plan(info: CubeInfo, target: Path, settings: UpscaleSettings) -> Plan:
     kernel = load_kernel(settings.kernel)
     is_image = info.format in ("png", "jpeg")
     method, weights, notes = choose_weights(settings, scale, is_image, device)
-    second = second_weights(settings, weights, is_image, device)
+    second = second_weights(settings, scale, weights, is_image, device)
     plan = Plan(
         info.path, target, slices, lr_shape, shape, scale, out, method, weights, second, kernel,
         device, precision, Stored(info.dtype, is_image), settings, tuple(notes),
@@ -361,14 +361,22 @@ def choose_weights(
 
 
 def second_weights(
-    settings: UpscaleSettings, weights: Weights | None, is_image: bool, device: torch.device
+    settings: UpscaleSettings,
+    scale: tuple[float, float],
+    weights: Weights | None,
+    is_image: bool,
+    device: torch.device,
 ) -> Weights | None:
     """Those of photographs beside the shipped ones of cubes: measured fields look like either. None
-    where weights were named, slices share what they learn, or nothing is checked."""
+    where weights were named, slices share what they learn, nothing is checked, the scale is large
+    or a blur is to be undone."""
     fitting = [path for path in catalog.shipped() if path.stem.startswith("images")]
     alone = is_image or weights is None or settings.weights is not None or not fitting
     shared = settings.adapt.mode is not Adapting.SLICE
-    if alone or shared or not (settings.check.enabled and settings.check.second):
+    check = settings.check
+    far = max(scale) > check.second_scale or load_kernel(settings.kernel).size > 1
+    checked = check.enabled and check.second and settings.consistency.enabled
+    if alone or shared or far or not checked:
         return None
     return _fitting(best_of(fitting, settings), device)
 

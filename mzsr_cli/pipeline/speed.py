@@ -255,7 +255,7 @@ def _slice(network: _Network, settings: BenchmarkSettings) -> tuple[float, float
     how, side = settings.speed, settings.speed.slice_side
     own = replace(network.weights, network=deepcopy(network.weights.network))
     told = UpscaleSettings(scale=(2.0, 2.0), weights=settings.weights)
-    second = second_weights(told, own, False, network.device)
+    second = second_weights(told, (2.0, 2.0), own, False, network.device)
     solver = _TimedSolver(
         (side, side), (2.0, 2.0), (2 * side, 2 * side), kernels.delta(), Method.MZSR,
         own, told, network.precision, network.device, second,
