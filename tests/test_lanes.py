@@ -201,3 +201,19 @@ def test_the_number_of_threads_comes_back() -> None:
     assert torch.get_num_threads() == before
     with runtime.threads(None):
         assert torch.get_num_threads() == before
+
+
+def test_lanes_do_not_change_each_others_rounding(tmp_path: Path) -> None:
+    """Blocks that are gone through twice use their weights twice: bfloat16 copies of them must not
+    depend on what another thread does."""
+    noise = np.random.default_rng(0).random((64, 60, 12)).astype(np.float32)
+    source = save(tmp_path / "cube.npy", noise)
+    settings = UpscaleSettings(
+        scale=(2.0, 2.0), weights="images-x2", precision=Precision.BF16, device="cpu"
+    )
+    made = []
+    for threads in (1, 2, 2):
+        with runtime.threads(threads):
+            upscale_cube(source, tmp_path / "out.npy", settings, overwrite=True)
+        made.append(digest(tmp_path / "out.npy"))
+    assert len(set(made)) == 1

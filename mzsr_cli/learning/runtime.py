@@ -66,9 +66,13 @@ def pick_precision(precision: Precision, device: torch.device) -> Precision:
 def convolution_precision(
     device: torch.device, precision: Precision
 ) -> AbstractContextManager[object]:
-    """Context in which convolutions run in ``precision``; weights and sums stay float32."""
+    """Context in which convolutions run in ``precision``; weights and sums stay float32.
+
+    Weights are rounded at each use: torch would keep them for the next one (and add up gradients in
+    bfloat16) until any thread leaves such a context, so that slices side by side would change each
+    other's rounding where blocks are gone through twice."""
     if precision is Precision.BF16:
-        return torch.autocast(device.type, torch.bfloat16)
+        return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
     return nullcontext()
 
 
