@@ -3,22 +3,32 @@
 python examples/average_weights.py A.safetensors B.safetensors -o MEAN.safetensors
 
 Weights that lie in one basin are often better on average than alone (Wortsman et al., "Model
-soups", ICML 2022). The header is that of the last file, with the names and digests of all.
+soups", ICML 2022). The header is that of the last file, with the names and digests of all. Files
+whose blocks facts do not modulate count as modulated by nothing where the last one's are.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from mzsr_cli.learning.weights import load_weights, save_weights
+from mzsr_cli.learning.weights import Weights, load_weights, save_weights
+
+Tensors = dict[str, torch.Tensor]
 
 
-def mean(tensors: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Name by name."""
-    return {name: torch.stack([one[name] for one in tensors]).mean(0) for name in tensors[0]}
+def mean(tensors: list[Tensors]) -> Tensors:
+    """Name by name, of those that have one of that name."""
+    names = tensors[-1]
+    return {n: torch.stack([one[n] for one in tensors if n in one]).mean(0) for n in names}
+
+
+def completed(one: Weights, like: Weights) -> Tensors:
+    """The parameters of ``one``, those that only ``like`` has without effect."""
+    return {name: torch.zeros_like(p) for name, p in like.parameters().items()} | one.parameters()
 
 
 def main() -> None:
@@ -28,15 +38,16 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     held = [load_weights(path) for path in options.files]
-    if any(one.settings != held[-1].settings for one in held):
+    last = held[-1].settings
+    if any(replace(one.settings, modulated=last.modulated) != last for one in held):
         raise SystemExit("the files are of different architectures")
     rated = [one.rates for one in held if one.rates]
     facts = held[-1].facts | {"mean_of": [[one.name, one.digest] for one in held]}
     save_weights(
         options.output,
-        mean([one.parameters() for one in held]),
+        mean([completed(one, held[-1]) for one in held]),
         mean(rated) if rated else {},
-        held[-1].settings,
+        last,
         facts,
     )
 

@@ -338,7 +338,8 @@ def test_edited_blocks_are_refused(tmp_path: Path, change: dict[str, object]) ->
 @pytest.mark.parametrize(
     "change",
     [{"guides": 10**9}, {"guides": "2"}, {"guides": 1}, {"recursions": "x"}, {"recursions": 0},
-     {"recursions": 10**9}, {"width": 5.0}, {"passes": 0}, {"backbone": "spsr", "recursions": 2}],
+     {"recursions": 10**9}, {"width": 5.0}, {"passes": 0}, {"backbone": "spsr", "recursions": 2},
+     {"modulated": 1}, {"modulated": True}, {"backbone": "spsr", "modulated": True}],
     ids=str,
 )  # fmt: skip
 def test_edited_sizes_are_refused(tmp_path: Path, change: dict[str, object]) -> None:

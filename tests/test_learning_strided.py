@@ -19,7 +19,7 @@ from mzsr_cli.learning import networks
 from mzsr_cli.learning.adapt import tiled_residual
 from mzsr_cli.learning.inner import residual
 from mzsr_cli.learning.seen import Whole
-from mzsr_cli.learning.weights import load_weights
+from mzsr_cli.learning.weights import load_weights, save_weights
 from mzsr_cli.settings import (
     Backbone,
     ConsistencySettings,
@@ -32,13 +32,18 @@ from mzsr_cli.settings import (
 
 FP32 = Precision.FP32
 SMALL = NetworkSettings(backbone=Backbone.STRIDED, depth=6, width=6, guides=2)
+MODULATED = replace(SMALL, modulated=True)
 
 
 @pytest.mark.parametrize(("guides", "count"), [(0, 224_201), (2, 226_249)])
 @pytest.mark.parametrize("recursions", [1, 2])
-def test_parameter_counts(guides: int, count: int, recursions: int) -> None:
-    settings = NetworkSettings(backbone="strided", guides=guides, recursions=recursions)
-    assert networks.parameter_count(networks.build(settings)) == count
+@pytest.mark.parametrize("modulated", [False, True])
+def test_parameter_counts(guides: int, count: int, recursions: int, modulated: bool) -> None:
+    settings = NetworkSettings(
+        backbone="strided", guides=guides, recursions=recursions, modulated=modulated
+    )
+    found = networks.parameter_count(networks.build(settings))
+    assert found == count + (3_072 if modulated else 0)
 
 
 @pytest.mark.parametrize("recursions", [1, 2])
@@ -56,9 +61,10 @@ def test_reach_is_the_support_of_the_gradient(recursions: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 61, 90), (2, 75, 37)])
-def test_tiled_is_whole(shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("settings", [SMALL, MODULATED], ids=["plain", "modulated"])
+def test_tiled_is_whole(shape: tuple[int, int, int], settings: NetworkSettings) -> None:
     """And the mean over views is that over turned images."""
-    network = shaken(SMALL)
+    network = shaken(settings)
     planes, guides = random(*shape), random(shape[0], 2, *shape[1:], seed=1)
     told = Hints(guides, random(FACTS, seed=2))
     parameters = {name: p.detach() for name, p in network.named_parameters()}
@@ -75,8 +81,9 @@ def test_tiled_is_whole(shape: tuple[int, int, int]) -> None:
         torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
 
 
-def test_it_hears_every_hint() -> None:
-    network = shaken(SMALL)
+@pytest.mark.parametrize("settings", [SMALL, MODULATED], ids=["plain", "modulated"])
+def test_it_hears_every_hint(settings: NetworkSettings) -> None:
+    network = shaken(settings)
     image, guides, facts = random(1, 1, 12, 14), random(1, 2, 12, 14, seed=1), random(FACTS)
     plain = network(image, guides, facts).residual
     for k in range(2):
@@ -89,8 +96,21 @@ def test_it_hears_every_hint() -> None:
         assert (network(image, guides, other).residual - plain).abs().max() > 1e-4
 
 
-def test_missing_hints_count_as_zeros() -> None:
-    network = shaken(SMALL)
+def test_modulated_blocks_are_scaled_and_shifted_features() -> None:
+    """Changed filters are the same as features times 1 + gain, plus shift."""
+    network = shaken(replace(MODULATED, guides=0))
+    block = network.blocks[0]  # type: ignore[index]
+    facts, x = random(FACTS, seed=1), random(2, 6, 7, 9) - 0.5
+    gain, shift = (block.told.weight @ facts).chunk(2)
+    hidden = block.first(x) * (1 + gain)[:, None, None] + shift[:, None, None]
+    expected = (x + block.second(hidden.relu())).relu()
+    torch.testing.assert_close(block(x, facts), expected)
+    torch.testing.assert_close(block(x, 0 * facts), block(x))
+
+
+@pytest.mark.parametrize("settings", [SMALL, MODULATED], ids=["plain", "modulated"])
+def test_missing_hints_count_as_zeros(settings: NetworkSettings) -> None:
+    network = shaken(settings)
     image = random(1, 1, 9, 11)
     torch.testing.assert_close(
         network(image).residual,
@@ -177,6 +197,7 @@ def test_turned_facts_are_those_of_the_turned_kernel(which: int) -> None:
     [
         ("--backbone", "mzsr", "--guides"),
         ("--backbone", "mzsr", "--recursions", 2),
+        ("--backbone", "mzsr", "--modulated"),
         ("--init", "w.safetensors", "--guides"),
         ("--init", "w.safetensors", "--backbone", "strided"),
     ],
@@ -189,7 +210,9 @@ def test_options_that_do_not_go_together_are_usage_errors(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("more", [(), ("--guides", "--recursions", 2, "--loss", "log")])
+@pytest.mark.parametrize(
+    "more", [(), ("--guides", "--modulated", "--recursions", 2, "--loss", "log")]
+)
 def test_trained_by_the_commands_and_used(tmp_path: Path, more: tuple[object, ...]) -> None:
     """Pretrain, meta-train, upscale: every step knows the architecture from the file."""
     cube = save(tmp_path / "c.npy", field((48, 40, 2)))
@@ -201,7 +224,48 @@ def test_trained_by_the_commands_and_used(tmp_path: Path, more: tuple[object, ..
     found = load_weights(second)
     assert found.settings.backbone == "strided" and found.settings.guides == (2 if more else 0)
     assert found.settings.recursions == (2 if more else 1)
+    assert found.settings.modulated == bool(more)
     assert set(found.rates) == set(found.parameters())
     options = ("--scale", 2, "--weights", second, "--no-self-check", "--steps", 1, "-q")
     assert run("upscale", cube, *options, "-o", tmp_path / "out.npy") == 0
     assert load(tmp_path / "out.npy").shape == (96, 80, 2)
+
+
+def test_weights_that_are_not_modulated_begin_as_they_were(tmp_path: Path) -> None:
+    """``--init`` with ``--modulated``: the same network, which may learn more."""
+    cube, init = save(tmp_path / "c.npy", field((48, 40, 2))), tmp_path / "a.safetensors"
+    before = shaken(replace(SMALL, guides=0))
+    parameters = {name: p.detach() for name, p in before.named_parameters()}
+    rates = {name: torch.tensor([0.5]) for name in parameters}
+    save_weights(init, parameters, rates, replace(SMALL, guides=0), {})
+    quick = ("--init", init, "--patch", 32, "--batch", 2, "--precision", "fp32", "-q")
+    made = {}
+    for count in (1, 3):
+        more = (
+            "--modulated",
+            "--iterations",
+            count,
+            "--learning-rate",
+            1e-12 if count == 1 else 1e-2,
+        )
+        output = tmp_path / f"{count}.safetensors"
+        assert run("pretrain", cube, "-o", output, *quick, *more) == 0
+        made[count] = load_weights(output)
+        assert made[count].settings == replace(MODULATED, guides=0)
+    image, facts = random(1, 1, 30, 26), random(FACTS)
+    same, learned = (made[count].network(image, None, facts).residual for count in (1, 3))
+    torch.testing.assert_close(same, before(image, None, facts).residual, rtol=0, atol=1e-5)
+    assert made[3].parameters()["blocks.0.told.weight"].abs().max() > 0
+    assert (learned - same).abs().max() > 1e-4
+
+
+def test_a_backbone_that_cannot_be_modulated_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cube, init = save(tmp_path / "c.npy", field((41, 37, 2))), tmp_path / "w.safetensors"
+    settings = NetworkSettings(depth=3, width=5)
+    parameters = dict(networks.build(settings, 0).named_parameters())
+    save_weights(init, parameters, {}, settings, {})
+    more = ("--init", init, "--modulated", "--iterations", 1, "--patch", 16)
+    assert run("pretrain", cube, "-o", tmp_path / "a.safetensors", *more) == 2
+    assert "--modulated: --init brings the backbone mzsr" in capsys.readouterr().err

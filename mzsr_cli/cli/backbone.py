@@ -51,6 +51,7 @@ def lrfnet_options(command: Command) -> Command:
 OWN = {
     "guides": (Backbone.STRIDED, Backbone.SPSR),
     "recursions": (Backbone.STRIDED,),
+    "modulated": (Backbone.STRIDED,),
     "kernel_size": (Backbone.LRFNET,),
     "filters": (Backbone.LRFNET,),
     "dilations": (Backbone.LRFNET,),

@@ -94,6 +94,9 @@ _OPTIONS = (
                  f"[that of --init; {_TRAIN.network.backbone}]"),
     click.option("--recursions", type=click.IntRange(1, RECURSIONS_MAX),
                  help="How often a strided network's blocks are applied. [those of --init; 1]"),
+    click.option("--modulated", is_flag=True, help="Let facts of the degradation scale and shift "
+                 "features within a strided network's blocks (those of --init too, which begin "
+                 "without)."),
     click.option("--guides", is_flag=True, help="Show a new strided or spsr network "
                  "other interpolations beside the starting image."),
     lrfnet_options,
@@ -156,6 +159,7 @@ def train_settings(
         precision=Precision(options["precision"]),
         passes=options["passes"],
         recursions=options["recursions"],
+        modulated=options["modulated"],
         loss=Loss(options["loss"]),
         gradient=GradientSettings(weight=options["gradient_loss"]),
         network=_network(options),

@@ -108,7 +108,8 @@ def _architecture(
 
 def network_facts(settings: NetworkSettings) -> dict[str, Any]:
     """An architecture as plain values for a header, without what its backbone does not have."""
-    facts = {name: fact for name, fact in asdict(settings).items() if fact is not None}
+    known = asdict(settings).items()
+    facts = {name: fact for name, fact in known if fact is not None and fact is not False}
     plain: dict[str, Any] = json.loads(json.dumps(facts))
     return plain
 

@@ -240,6 +240,7 @@ def train(
         architecture,
         passes=settings.passes or architecture.passes,
         recursions=settings.recursions or architecture.recursions,
+        modulated=settings.modulated or architecture.modulated,
     )
     settings = replace(settings, network=architecture)
     network = networks.build(architecture, settings.seed).to(device)
@@ -248,8 +249,13 @@ def train(
             f"--recursions {settings.recursions}: --init brings the backbone "
             f"{architecture.backbone}, whose blocks are applied once. Leave it out."
         )
-    if weights:
-        network.load_state_dict(weights.network.state_dict())
+    if settings.modulated and not network.modulable:
+        raise UsageError(
+            f"--modulated: --init brings the backbone {architecture.backbone}, whose blocks are "
+            "not told anything. Leave it out."
+        )
+    if weights:  # which may be told less: what is new begins without effect
+        network.load_state_dict(network.state_dict() | weights.network.state_dict())
     physics = Physics(
         settings.consistency, WienerSettings(), GateSettings(), architecture.guides > 0
     )

@@ -31,11 +31,12 @@ class Network(nn.Module):
     what the corners of tiles are multiples of, ``guides`` how many guides it is shown, ``passes``
     how often it is applied, data consistency after each.
     ``predicts_gradient`` says whether its answers hold a gradient map, ``recursive`` whether it
-    can apply its blocks more than once.
+    can apply its blocks more than once, ``modulable`` whether facts can modulate them.
     """
 
     predicts_gradient = False
     recursive = False
+    modulable = False
 
     def __init__(self, settings: NetworkSettings, reach: int, stride: int) -> None:
         super().__init__()
@@ -54,6 +55,8 @@ class Network(nn.Module):
             raise ValueError("sizes of a network are whole numbers from 1 on")
         if settings.recursions > (RECURSIONS_MAX if cls.recursive else 1):
             raise ValueError("more recursions than the backbone has")
+        if type(settings.modulated) is not bool or settings.modulated > cls.modulable:
+            raise ValueError("the backbone is not modulated by facts")
         if not whole(settings.guides, 0) or settings.guides not in (0, GUIDES):
             raise ValueError(f"guides are 0 or {GUIDES}")
         return settings

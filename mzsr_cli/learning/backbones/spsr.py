@@ -39,6 +39,7 @@ class SpsrNetwork(StridedNetwork):
 
     predicts_gradient = True
     recursive = False
+    modulable = False
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__(settings)
@@ -68,7 +69,7 @@ class SpsrNetwork(StridedNetwork):
         """Residual and gradient map of ``image`` (B, C, H, W), told ``guides`` (B, K, H, W) and
         ``facts``."""
         rows, cols = image.shape[-2:]
-        features, gain = self.entered(image, guides, facts)
+        features, _, gain = self.entered(image, guides, facts)
         edges = gradient_map(image)
         with torch.autocast(image.device.type, enabled=False):
             first = functional.relu_(self.gradient_head(even(edges)))

@@ -12,17 +12,30 @@ from mzsr_cli.settings import NetworkSettings
 
 
 class ResidualBlock(nn.Module):
-    """ReLU(x + conv(ReLU(conv(x)))), 3x3 (He et al., CVPR 2016)."""
+    """ReLU(x + conv(ReLU(conv(x)))), 3x3 (He et al., CVPR 2016).
 
-    def __init__(self, width: int) -> None:
+    If ``modulated``, facts scale and shift what the first convolution says, feature by feature
+    (FiLM, Perez et al., AAAI 2018): they change its filters, which costs nothing a pixel.
+    """
+
+    def __init__(self, width: int, modulated: bool = False) -> None:
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.told = nn.Linear(FACTS, 2 * width, bias=False) if modulated else None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, width, h, w) to the same shape."""
-        change = self.second(functional.relu_(self.first(x)))
+    def forward(self, x: torch.Tensor, facts: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, width, h, w) to the same shape, told ``facts`` (FACTS,) or zeros."""
+        hidden = self.first(x) if self.told is None or facts is None else self._told(x, facts)
+        change = self.second(functional.relu_(hidden))
         return functional.relu_(change.add_(x))
+
+    def _told(self, x: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
+        assert self.told is not None and self.first.bias is not None
+        with torch.autocast(facts.device.type, enabled=False):
+            gain, shift = self.told(facts).chunk(2)
+        weight = self.first.weight * (1 + gain)[:, None, None, None]
+        return functional.conv2d(x, weight, self.first.bias * (1 + gain) + shift, padding=1)
 
 
 def even(image: torch.Tensor) -> torch.Tensor:
@@ -40,13 +53,15 @@ class StridedNetwork(Network):
     A quarter of the work of the mzsr backbone and twice its field of view (working at low
     resolution: Shi et al., CVPR 2016; Zhang et al., "FFDNet", 2018). The blocks are applied
     ``recursions`` times with shared parameters (DRRN, Tai et al., CVPR 2017). ``facts`` shift the
-    head's features and scale the output. 224,201 parameters with one channel and no guides. Head
+    head's features and scale the output; if the settings say so, they modulate the blocks, too.
+    224,201 parameters with one channel and no guides, 227,273 modulated. Head
     and image are float32: a bfloat16 image would be rounded to 8 bits. Features are in the
     precision of the convolutions (a residual 0.5 % off, at 92 % of the processor's peak instead of
     79 %).
     """
 
     recursive = True
+    modulable = True
 
     def __init__(self, settings: NetworkSettings) -> None:
         blocks = max(1, (settings.depth - 2) // 2)
@@ -56,7 +71,9 @@ class StridedNetwork(Network):
         self.head = nn.Conv2d(seen, settings.width, 4, stride=2, padding=1)
         self.shift = nn.Linear(FACTS, settings.width, bias=False)
         self.gain = nn.Linear(FACTS, 1, bias=False)
-        self.blocks = nn.ModuleList(ResidualBlock(settings.width) for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            ResidualBlock(settings.width, settings.modulated) for _ in range(blocks)
+        )
         self.tail = nn.ConvTranspose2d(settings.width, settings.channels, 4, stride=2, padding=1)
 
     def initialise(self, generator: torch.Generator) -> None:
@@ -69,11 +86,14 @@ class StridedNetwork(Network):
             for name, weight in self.named_parameters():
                 if name.endswith("second.weight"):
                     weight.mul_(0.3)
+                if name.endswith("told.weight"):
+                    weight.zero_()
 
     def entered(
         self, image: torch.Tensor, guides: torch.Tensor | None, facts: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The head's features (B, width, h, w) of ``image`` (B, C, H, W), and the output's gain."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The head's features (B, width, h, w) of ``image`` (B, C, H, W), the facts as told
+        (FACTS,), and the output's gain."""
         if self.guides and guides is None:
             guides = image.new_zeros(image.shape[0], self.guides, *image.shape[-2:])
         seen = torch.cat([image, guides], 1) if self.guides and guides is not None else image
@@ -81,7 +101,7 @@ class StridedNetwork(Network):
         with torch.autocast(image.device.type, enabled=False):
             first = self.head(even(seen)) + self.shift(told)[:, None, None]
             gain = self.gain(told).exp()
-        return functional.relu_(first).to(convolution_dtype(first)), gain
+        return functional.relu_(first).to(convolution_dtype(first)), told, gain
 
     def forward(
         self,
@@ -91,9 +111,9 @@ class StridedNetwork(Network):
     ) -> Answer:
         """The residual of ``image`` (B, C, H, W), told ``guides`` (B, K, H, W) and ``facts``."""
         rows, cols = image.shape[-2:]
-        features, gain = self.entered(image, guides, facts)
+        features, told, gain = self.entered(image, guides, facts)
         for _ in range(self.recursions):
             for block in self.blocks:
-                features = block(features)
+                features = block(features, told)
         residual: torch.Tensor = self.tail(features)[..., :rows, :cols]
         return Answer(residual * gain)
