@@ -17,6 +17,7 @@ from mzsr_cli.learning.adapt import (
     NETWORK,
     START,
     adapt,
+    cosine,
     learned,
     tiled_residual,
     verdict,
@@ -441,6 +442,36 @@ def test_steps_are_taken_where_they_may_help(sampling: Sampling, informative: bo
     assert report.check is not None and report.check.informative == informative
     _, alone = mzsr(cube, sampling=sampling, check=CheckSettings(enabled=False))
     assert len(alone.losses) == 5
+
+
+@pytest.mark.parametrize("alike", [-1.1, 1.1])
+def test_steps_that_turn_the_answer_are_taken_back(
+    monkeypatch: pytest.MonkeyPatch, alike: float
+) -> None:
+    """After antialiased sampling, where classical methods learn nothing of the pair: the answer is
+    then that of no steps. Where slices learn together they are not asked."""
+    cube = torch.from_numpy(np.random.default_rng(3).random((1, 20, 19))).float()
+    for module in (superresolve, adapting):
+        monkeypatch.setattr(module, "informs", lambda *_: False)
+    limit = CheckSettings(
+        hopeless_nmse=1e9, steps_alike=alike, certain=(-98.0, -99.0), silent_hopeful=(-99.0, -98.0)
+    )
+    found, report = mzsr(cube, check=limit)
+    kept = alike < 0
+    assert len(report.losses) == (5 if kept else 0) and (report.steps > 0) == kept
+    steps, _ = mzsr(cube, check=CheckSettings(enabled=False))
+    none, _ = mzsr(cube, steps=0, check=CheckSettings(enabled=False))
+    assert float((steps - none).abs().max()) > 1e-4
+    torch.testing.assert_close(found, steps if kept else none, rtol=0, atol=1e-5)
+    _, together = mzsr(cube, check=limit, adapt=AdaptSettings(mode=Adapting.WARM))
+    assert len(together.losses) == 5
+
+
+def test_cosine() -> None:
+    one, other = torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 1.0]])
+    assert cosine(one, other) == pytest.approx(0.5**0.5)
+    assert cosine(one, -2 * one) == pytest.approx(-1)
+    assert cosine(one, 0 * one) == 0
 
 
 @pytest.mark.parametrize("margin", [-1e9, 1e9])

@@ -260,6 +260,13 @@ def verdict(
     return Verdict(best if overruled else NETWORK, kept, True, False, nmse, gradual)
 
 
+def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Cosine of the angle between two images of one shape, 0 where either is nothing."""
+    energies = one.double().square().sum() * other.double().square().sum()
+    product = float((one.double() * other.double()).sum())
+    return product / math.sqrt(float(energies)) if energies > 0 else 0.0
+
+
 def no_verdict(settings: CheckSettings) -> Verdict:
     """Of a slice that is too small for a pair."""
     return Verdict(NETWORK, settings.share_unchecked, False, False, {})

@@ -21,6 +21,7 @@ from mzsr_cli.learning.adapt import (
     Adapted,
     Verdict,
     adapt,
+    cosine,
     informs,
     learned,
     no_verdict,
@@ -160,6 +161,23 @@ class Evidence:
     heard: bool
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What a network has taken from a slice's pair: its ``parameters``, what it adds with them to
+    the start of the pair that is checked (P, h, w; 0 where it is not listened to), after how many
+    ``steps``, and the loss before each."""
+
+    parameters: Parameters
+    change: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
+    steps: int = 0
+    losses: list[float] = field(default_factory=list)
+
+    @staticmethod
+    def of(adapted: Adapted) -> Lesson:
+        """What steps have come to."""
+        return Lesson(adapted.parameters, steps=adapted.kept, losses=adapted.losses)
+
+
 class Solver:
     """Everything that is the same for all slices of a cube; ``solve`` does one slice.
 
@@ -293,20 +311,24 @@ class Solver:
         # 2. What can be learned of the slice from its pair (son, LR), and the network to do so.
         heard = self._heard(final, sample, stages)
         evidence = self._evidence(sample, stages[0], heard)
-        nearer = self._nearer(evidence, sample, final)
-        image, report = nearer._learned(sample, final, evidence)
+        # 3. Adapt to the pair of the most detailed window.
+        nearer, lesson = self, self._lesson(evidence)
+        if self._gives_way(evidence, sample, final, lesson) and self.second is not None:
+            nearer, lesson = self.second, self.second._lesson(evidence)
+        image, report = nearer._answer(sample, final, evidence, lesson)
         if nearer is not self and nearer.weights is not None and report.answered:
             report.weights = nearer.weights.name
         return image, report
 
-    def _learned(
-        self, sample: Sample, final: start.Start, evidence: Evidence | None
+    def _answer(
+        self, sample: Sample, final: start.Start, evidence: Evidence | None, lesson: Lesson
     ) -> tuple[torch.Tensor, SliceReport]:
-        """What the network makes of a sample and the ``final`` linear answer."""
+        """What the network makes of a sample and the ``final`` linear answer after a ``lesson``."""
         planes, noise, zero = sample.planes, sample.noise, sample.zero
-        stages, report = self.grids.stages(noise), SliceReport("mzsr")
-        # 3-4. Adapt to the pair of the most detailed window; check on a larger one.
-        parameters = self._adapted(evidence, final, report)
+        stages, parameters = self.grids.stages(noise), lesson.parameters
+        report = SliceReport("mzsr", steps=lesson.steps, losses=lesson.losses)
+        # 4. Check on a larger pair.
+        report.check = self._check(evidence, lesson.change, final.two_sided)
         if report.check is not None and report.check.overruled:
             image, report.method = self._classical(report.check.chosen, stages[-1], planes, zero)
             return self._bounded(stages[-1], sample, image, report), report
@@ -413,8 +435,9 @@ class Solver:
         evidence = self._evidence(sample, stages[0], heard=True)
         if evidence is None:
             return None
-        if self.settings.check.enabled and not self._worthwhile(evidence.rivals, evidence.checked):
-            return None
+        direct = self.settings.sampling is Sampling.DIRECT
+        if self.settings.check.enabled and direct and not self._tells(evidence):
+            return None  # aliases change from scale to scale
         return evidence.own
 
     # -- one stage after the other ----------------------------------------------------------
@@ -510,67 +533,52 @@ class Solver:
             stage.operator, planes, stage.consistency, self.settings.wiener, zero, span
         )
 
-    def _adapted(
-        self, evidence: Evidence | None, final: start.Start, report: SliceReport
-    ) -> Parameters:
-        """The parameters after lines 2-4 of Algorithm 2, where the network is heard at all; notes
-        steps, losses and the check. ``final`` is the slice's linear answer."""
-        check = self.settings.check
-        if evidence is None:
-            report.check = no_verdict(check) if check.enabled else None
-            return self._untouched
-        if not check.enabled:
-            return self._stepped(evidence.own, report) if evidence.heard else self._untouched
-        parameters, change = self._untouched, torch.zeros(())
-        if evidence.heard and self._worthwhile(evidence.rivals, evidence.checked):
-            parameters = self._stepped(evidence.own, report)
-            change = self._pair_change(parameters, evidence.checked, evidence.stage)
-        elif evidence.heard:
-            parameters, change = self._tried(evidence.own, evidence.checked, evidence.stage, report)
-        report.check = self._check(
-            change, evidence.rivals, evidence.checked, evidence.stage, final.two_sided
-        )  # fmt: skip
-        return parameters
+    def _lesson(self, evidence: Evidence | None) -> Lesson:
+        """Lines 2-4 of Algorithm 2, where the network is heard at all and as far as the pair is
+        worth it: one that tells something is, others where what they have taught is kept. A slice
+        alone may try: one that others learn from has to tell something, after direct sampling."""
+        if evidence is None or not evidence.heard:
+            return Lesson(self._untouched)
+        if not self.settings.check.enabled:
+            return self._stepped(evidence.own)
+        pair, stage, how = evidence.checked, evidence.stage, self.settings
+        alone, antialiased = how.adapt.mode is Adapting.SLICE, how.sampling is Sampling.BICUBIC
+        if self._tells(evidence) or (antialiased and not alone):
+            lesson = self._stepped(evidence.own)
+            return replace(lesson, change=self._pair_change(lesson.parameters, pair, stage))
+        before = Lesson(self._untouched, self._pair_change(self._untouched, pair, stage))
+        if not alone or how.adapt.steps == 0:
+            return before
+        lesson = self._stepped(evidence.own)
+        after = replace(lesson, change=self._pair_change(lesson.parameters, pair, stage))
+        return after if self._keeps(before, after, pair) else before
 
-    def _tried(
-        self, own: Pair, checked: Pair, stage: Stage, report: SliceReport
-    ) -> tuple[Parameters, torch.Tensor]:
-        """The parameters after steps on a slice's ``own`` pair where they let the network see what
-        classical methods do not, those before elsewhere, and what the network adds to the pair that
-        is ``checked``. A slice alone may try: one that others learn from has to tell something."""
-        change = self._pair_change(self._untouched, checked, stage)
-        how = self.settings.adapt
-        if how.mode is not Adapting.SLICE or how.steps == 0:
-            return self._untouched, change
-        adapted = self._adapt(self._untouched, [own])
-        after = self._pair_change(adapted.parameters, checked, stage)
-        begin, truth = checked.start[:, 0], checked.truth[:, 0]
-        if not learned(begin, begin + change, begin + after, truth, self.settings.check):
-            return self._untouched, change
-        report.steps, report.losses = adapted.kept, adapted.losses
-        return adapted.parameters, after
+    def _tells(self, evidence: Evidence) -> bool:
+        """Whether the pair that is checked tells anything."""
+        return informs(evidence.rivals, evidence.checked.truth[:, 0], self.settings.check)
 
-    def _worthwhile(self, rivals: dict[str, torch.Tensor], pair: Pair) -> bool:
-        """Whether steps on the pair help: always after antialiased sampling; after direct
-        sampling, whose aliases change from scale to scale, where the pair tells something."""
+    def _keeps(self, before: Lesson, after: Lesson, pair: Pair) -> bool:
+        """Whether what steps have taught of a ``pair`` that tells classical methods nothing is
+        true of the slice: after antialiased sampling where the network adds much the same as
+        ``before``, after direct sampling where it sees the pair now."""
         if self.settings.sampling is Sampling.BICUBIC:
-            return True
-        return informs(rivals, pair.truth[:, 0], self.settings.check)
+            return cosine(before.change, after.change) >= self.settings.check.steps_alike
+        begin, truth = pair.start[:, 0], pair.truth[:, 0]
+        return learned(
+            begin, begin + before.change, begin + after.change, truth, self.settings.check
+        )
 
-    def _stepped(self, pair: Pair, report: SliceReport) -> Parameters:
+    def _stepped(self, pair: Pair) -> Lesson:
         """The parameters after the steps on a slice's ``pair``, or those of the whole cube."""
         how = self.settings.adapt
-        if how.mode is Adapting.CUBE:
-            if self._together is not None:
-                report.steps, report.losses = self._together.kept, self._together.losses
-            return self._parameters
-        if how.steps == 0:
-            return self._parameters
+        if how.mode is Adapting.CUBE and self._together is not None:
+            return Lesson.of(self._together)
+        if how.mode is Adapting.CUBE or how.steps == 0:
+            return Lesson(self._parameters)
         adapted = self._adapt(self._parameters, [pair])
-        report.steps, report.losses = adapted.kept, adapted.losses
         if how.mode is Adapting.WARM:
             self._parameters = adapted.parameters
-        return adapted.parameters
+        return Lesson.of(adapted)
 
     def _change(
         self,
@@ -627,25 +635,24 @@ class Solver:
         return Evidence(own[0], *checked, self._rivals(*checked, sample.zero), heard)
 
     @torch.no_grad()
-    def _nearer(self, evidence: Evidence | None, sample: Sample, final: start.Start) -> Solver:
-        """The ``second`` solver where a slice's pair speaks for its network, both as they are
-        before any step and this one after steps that the pair is worth, too; else this one."""
+    def _gives_way(
+        self, evidence: Evidence | None, sample: Sample, final: start.Start, lesson: Lesson
+    ) -> bool:
+        """Whether a slice's pair speaks for the ``second`` network, both as they are before any
+        step, and this one after its ``lesson``, too."""
         second = self.second
         if second is None or evidence is None or not self._may_give_way(evidence, sample, final):
-            return self
+            return False
         pair, check = evidence.checked, self.settings.check
         mine, other = (one._pair_answer(one._untouched, pair) for one in (self, second))
-        begin, truth = pair.start[:, 0], pair.truth[:, 0]
-        informative = informs(evidence.rivals, truth, check)
+        begin, truth, tells = pair.start[:, 0], pair.truth[:, 0], self._tells(evidence)
         level, scale = Claim.of(final, sample.planes).level, max(self.scale)
-        if not prefers(begin, mine, other, truth, informative, level, scale, check):
-            return self
-        if self.settings.adapt.steps > 0 and self._worthwhile(evidence.rivals, pair):
-            with torch.enable_grad():
-                adapted = self._adapt(self._untouched, [evidence.own])
-            mine = self._pair_answer(adapted.parameters, pair)
+        if not prefers(begin, mine, other, truth, tells, level, scale, check):
+            return False
+        if lesson.steps > 0:
+            mine = self._pair_answer(lesson.parameters, pair)
         missed, left = ((image - truth).square().sum() for image in (mine, other))
-        return second if left < missed else self
+        return bool(left < missed)
 
     def _may_give_way(self, evidence: Evidence, sample: Sample, final: start.Start) -> bool:
         """Whether another network may answer: not at large scales, where slices share what they
@@ -701,20 +708,18 @@ class Solver:
         return pair.trust * self._change(parameters, seen, stage, pair.hints.facts)
 
     def _check(
-        self,
-        change: torch.Tensor,
-        rivals: dict[str, torch.Tensor],
-        pair: Pair,
-        stage: Stage,
-        two_sided: bool,
-    ) -> Verdict:
-        """Compare the pair's start with the adapted network's ``change`` (0 where that is not
-        listened to) with its ``rivals``; ``two_sided`` is the model of the slice itself."""
-        truth, begin = pair.truth[:, 0], pair.start[:, 0]
-        oversampled = gate.slice_trust(truth, (1.0, 1.0), self.settings.gate) < 1
-        candidates = {NETWORK: begin + change.to(begin)} | rivals
+        self, evidence: Evidence | None, change: torch.Tensor, two_sided: bool
+    ) -> Verdict | None:
+        """Compare the start of the pair that is checked, with the adapted network's ``change`` (0
+        where that is not listened to), with its rivals; ``two_sided`` is the model of the slice
+        itself. None without a self-check."""
         check, hopeless = self.settings.check, None
+        if evidence is None or not check.enabled:
+            return no_verdict(check) if check.enabled else None
+        truth, begin = evidence.checked.truth[:, 0], evidence.checked.start[:, 0]
+        oversampled = gate.slice_trust(truth, (1.0, 1.0), self.settings.gate) < 1
+        candidates = {NETWORK: begin + change.to(begin)} | evidence.rivals
         if two_sided and self.settings.sampling is Sampling.DIRECT:
             hopeless = check.hopeless_two_sided_direct
-        stretch = self.grids.stretch(stage)
+        stretch = self.grids.stretch(evidence.stage)
         return verdict(candidates, truth, oversampled, check, stretch, hopeless)
