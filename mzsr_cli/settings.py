@@ -632,9 +632,10 @@ class AdaptSettings:
     """Most slices whose pairs ``cube`` takes steps on (evenly spread), a step each a round."""
     rate: float = 0.05
     """Step size for weights that bring none of their own (pretrained only)."""
-    window: int = 64
+    window: int = 96
     """Largest side in LR pixels of the pair, about that of meta-training's support patches; of
-    larger slices the most detailed window is taken."""
+    larger slices the most detailed window is taken. With 64 maps lose 0.045 dB (x2), with 128 they
+    gain 0.015 more."""
     son_min: int = 9
     """Smallest side of a son that is worth adapting to and checking with."""
     worse: float = 1.5

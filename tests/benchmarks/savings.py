@@ -34,7 +34,7 @@ def without(shortcut: str, known: UpscaleSettings) -> UpscaleSettings:
     """The settings that take a shortcut back."""
     if shortcut == "bf16 convolutions":
         return replace(known, precision=Precision.FP32)
-    if shortcut == "steps on the most detailed 64x64":
+    if shortcut == "steps on the most detailed 96x96":
         return replace(known, adapt=replace(known.adapt, window=WHOLE))
     if shortcut == "check on the most detailed 128x128":
         return replace(known, check=replace(known.check, window=WHOLE))
@@ -45,7 +45,7 @@ def without(shortcut: str, known: UpscaleSettings) -> UpscaleSettings:
 
 SHORTCUTS = (
     "bf16 convolutions",
-    "steps on the most detailed 64x64",
+    "steps on the most detailed 96x96",
     "check on the most detailed 128x128",
     "48 rounds of bounds",
     "zeros left out of products",
