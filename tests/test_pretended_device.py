@@ -12,6 +12,7 @@ import pretend
 import pytest
 import torch
 from scipy import ndimage
+from test_second_weights import cube as cube_for_both
 from upscale_files import load, run, save, tiny_weights
 
 from mzsr_cli.imaging.degrade import degradation
@@ -176,6 +177,12 @@ def test_second_looks(
     cube = save(tmp_path / "cube.npy", np.stack([shadows(rng)], 2))
     told = both(tmp_path, cube, "--scale", 2, "--steps", 1)
     assert told["refined"] > 0
+
+
+def test_second_weights(tmp_path: Path, away: torch.device) -> None:
+    """Which answer the first slice, a picture with edges."""
+    told = both(tmp_path, save(tmp_path / "cube.npy", cube_for_both()), "--scale", 2, "--steps", 1)
+    assert told["weights"] == "images-x2"
 
 
 def test_photographs(tmp_path: Path, away: torch.device, rng: np.random.Generator) -> None:

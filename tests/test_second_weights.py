@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from cube_files import digest
-from upscale_files import save
+from upscale_files import StopAfter, save
 
 from mzsr_cli.imaging import degrade, kernels
 from mzsr_cli.imaging.bounds import Bounds, share_beside
 from mzsr_cli.imaging.normalize import slice_range
-from mzsr_cli.learning import catalog
+from mzsr_cli.learning import catalog, runtime
 from mzsr_cli.learning.adapt import prefers
 from mzsr_cli.learning.superresolve import Sample, SliceReport, Solver
 from mzsr_cli.learning.weights import Weights, load_weights
@@ -116,6 +116,26 @@ def test_the_network_nearer_to_the_pair_answers_as_it_would_alone() -> None:
     alone, first = solved(noisy_waves(1), "channels", None)
     assert report.weights is None and report.trust == first.trust > 0
     assert torch.equal(image, alone)
+
+
+def test_lanes_and_interruptions_change_nothing(tmp_path: Path) -> None:
+    """Three slices one after the other, at the same time, and on from a run that has stopped."""
+    source, settings = save(tmp_path / "c.npy", cube()), settings_of()
+    digests = []
+    for count in (1, 3):
+        with runtime.threads(count):
+            upscale_cube(source, tmp_path / f"{count}.npy", settings)
+        digests.append(digest(tmp_path / f"{count}.npy"))
+    for after in (1, 2):
+        broken = tmp_path / f"after{after}.npy"
+        with pytest.raises(KeyboardInterrupt):
+            upscale_cube(source, broken, settings, on_slice=StopAfter(after))
+        upscale_cube(source, broken, settings, resume=True)
+        digests.append(digest(broken))
+        told = json.loads(Path(f"{broken}.json").read_text())
+        found = [report.get("weights") for report in told["slice_reports"]]
+        assert found == ["images-x2", None, "images-x2"]
+    assert len(set(digests)) == 1
 
 
 def streets(seed: int) -> np.ndarray:

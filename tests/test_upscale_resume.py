@@ -15,7 +15,19 @@ from typing import Any
 import numpy as np
 import pytest
 from cube_files import digest
-from upscale_files import H, S, W, content, field, load, names, save, tiny_weights, upscale
+from upscale_files import (
+    H,
+    S,
+    StopAfter,
+    W,
+    content,
+    field,
+    load,
+    names,
+    save,
+    tiny_weights,
+    upscale,
+)
 
 from mzsr_cli.cli import show
 from mzsr_cli.errors import OutputError, ResumeError
@@ -42,18 +54,6 @@ def settings_of(weights: Path, steps: int = 3) -> UpscaleSettings:
         scale=(2.0, 2.0), weights=str(weights), precision=Precision.FP32,
         adapt=AdaptSettings(steps=steps),
     )  # fmt: skip
-
-
-class StopAfter:
-    """Raises KeyboardInterrupt after some slices, and keeps what it was told."""
-
-    def __init__(self, count: int) -> None:
-        self.count, self.calls = count, list[Any]()
-
-    def __call__(self, done: int, total: int, report: Any) -> None:
-        self.calls.append((done, total, report))
-        if done == self.count:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture

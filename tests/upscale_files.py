@@ -121,3 +121,15 @@ def nmse(estimate: Any, truth: Any) -> float:
     """dB, relative to the truth's energy about its mean."""
     energy = np.sum(np.abs(truth - truth.mean()) ** 2)
     return float(10 * np.log10(np.sum(np.abs(estimate - truth) ** 2) / energy + 1e-300))
+
+
+class StopAfter:
+    """Raises KeyboardInterrupt after some slices, and keeps what it was told."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.calls = count, list[Any]()
+
+    def __call__(self, done: int, total: int, report: Any) -> None:
+        self.calls.append((done, total, report))
+        if done == self.count:
+            raise KeyboardInterrupt
