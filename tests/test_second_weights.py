@@ -268,7 +268,7 @@ def test_a_cube_says_who_answered(tmp_path: Path) -> None:
         {"check": CheckSettings(enabled=False)},
         {"check": CheckSettings(second=False)},
         {"method": Method.SPLINE},
-        {"scale": (4.1, 2.0)},
+        {"scale": (8.1, 2.0)},
         {"kernel": "gaussian:1"},
         {"consistency": ConsistencySettings(enabled=False)},
     ],
@@ -290,16 +290,16 @@ def test_what_classical_methods_win_is_not_the_networks() -> None:
     assert report.weights is None and report.did == report.method
 
 
-def test_up_to_x4(tmp_path: Path) -> None:
+def test_up_to_x8(tmp_path: Path) -> None:
     source = save(tmp_path / "cube.npy", cube()[:24, :21, :1])
     answered = {}
-    for scale in (4.0, 4.1):
+    for scale in (8.0, 8.1):
         target = tmp_path / f"x{scale}.npy"
         upscale_cube(source, target, settings_of(scale=(scale, 2.0), adapt=AdaptSettings(steps=0)))
         reports = record_of(target)["slice_reports"]
         assert isinstance(reports, list)
         answered[scale] = reports[0].get("weights")
-    assert answered == {4.0: "images-x2", 4.1: None}
+    assert answered == {8.0: "images-x2", 8.1: None}
 
 
 def test_the_same_bytes_from_parts(tmp_path: Path) -> None:
