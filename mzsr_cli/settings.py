@@ -674,9 +674,10 @@ class CheckSettings:
     has learned from maps with shadows, whose edges are harder than those of the pair (the second
     lost 1.1 dB of unseen cities at x2). 0.06 to 0.3 there, less the higher above the roofs; 0.02 to
     0.1 in pictures on an empty background, too, of which 0.1 to 0.9 dB are not gained so."""
-    second_unlike: float = 15.0
+    second_unlike: float = 14.0
     """dB by which the slice's start may be expected to be better than that of the pair: of waves
-    that the slice resolves and its son does not (19 and 20 dB) the second lost 1 to 2 dB at x4."""
+    that the slice resolves and its son does not (19 and 20 dB) the second lost 1 to 2 dB at x4, of
+    a pulse (15 dB) 5."""
     second_seen: float = -6.0
     second_margin_unseen: float = 0.8
     """dB, mean-free: where the pair tells classical methods nothing, a second network is taken up
