@@ -21,6 +21,7 @@ from mzsr_cli.learning.adapt import (
     learned,
     tiled_residual,
     verdict,
+    window_side,
 )
 from mzsr_cli.learning.inner import Pair, pair_loss
 from mzsr_cli.learning.patches import detailed_window
@@ -317,6 +318,46 @@ def test_hopeless_limits_may_be_given(judge: Judge) -> None:
 def detail(window: torch.Tensor) -> float:
     rows, cols = window.diff(dim=-2), window.diff(dim=-1)
     return float(rows.square().sum() + cols.square().sum())
+
+
+@pytest.mark.parametrize(
+    ("facts", "side"),
+    [
+        ({}, 64),
+        ({"patch": 96}, 64),
+        ({"patch": 160}, 80),
+        ({"patch": 300}, 96),
+        ({"patch": "x"}, 64),
+    ],
+)
+def test_windows_are_as_large_as_what_was_trained_with(facts: dict[str, Any], side: int) -> None:
+    """At x2, within limits; whoever asks for more has more."""
+    assert window_side(facts, AdaptSettings(window=64, window_most=96)) == side
+    assert window_side(facts, AdaptSettings(window=500)) == 500
+
+
+def test_steps_are_taken_on_that_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mzsr_cli.learning.weights import Weights
+
+    shape = NetworkSettings(depth=3, width=8)
+    net = networks.build(shape, seed=4)
+    weights = Weights(net, shape, rates_of(net, 1e-3), {"scales": [2.0], "patch": 40})
+    how = AdaptSettings(steps=1, son_min=8, window=16, window_most=96)
+    solver = Solver(
+        (40, 45), (2.0, 2.0), (80, 90), kernels.delta(), Method.MZSR, weights,
+        UpscaleSettings(scale=(2.0, 2.0), adapt=how), FP32, torch.device("cpu"),
+    )  # fmt: skip
+    seen: list[tuple[int, ...]] = []
+    taken = Solver._adapt
+
+    def watched(self: Solver, parameters: Any, pairs: Any) -> Any:
+        seen.extend(tuple(pair.truth.shape[-2:]) for pair in pairs)
+        return taken(self, parameters, pairs)
+
+    monkeypatch.setattr(Solver, "_adapt", watched)
+    rng = np.random.default_rng(5)
+    solver.solve(Sample(torch.from_numpy(rng.random((1, 40, 45))).float(), 0.0, signed=True), 0)
+    assert seen == [(20, 20)]
 
 
 @pytest.mark.parametrize("planes", [1, 2])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -59,6 +60,14 @@ def adapt(
             current = best.parameters
     best.parameters = {name: p.detach() for name, p in best.parameters.items()}
     return best
+
+
+def window_side(facts: Mapping[str, Any], settings: AdaptSettings) -> int:
+    """Largest side in LR pixels of the pair that steps are taken on, for weights with these
+    training ``facts``: that of their LR patches at x2, within the settings' limits."""
+    patch = facts.get("patch")
+    trained = patch // 2 if isinstance(patch, int) else 0
+    return max(settings.window, min(settings.window_most, trained))
 
 
 def _round(

@@ -29,6 +29,7 @@ from mzsr_cli.learning.adapt import (
     share_of,
     tiled_residual,
     verdict,
+    window_side,
 )
 from mzsr_cli.learning.grids import Grids, Stage
 from mzsr_cli.learning.inner import Pair, Parameters, predict_pair
@@ -623,9 +624,9 @@ class Solver:
         """The pairs of a slice at the factor of its first ``stage``; None where a son is too small.
         Without a self-check the slice's own pair alone."""
         planes, how = sample.planes, self.settings
-        own = self._son_pair(
-            detailed_window(planes, how.adapt.window), stage, sample.noise, sample.zero
-        )
+        assert self.weights is not None
+        window = detailed_window(planes, window_side(self.weights.facts, how.adapt))
+        own = self._son_pair(window, stage, sample.noise, sample.zero)
         if own is None:
             return None
         if not how.check.enabled:

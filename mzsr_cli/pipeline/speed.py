@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mzsr_cli.imaging import kernels
 from mzsr_cli.learning import catalog, runtime
-from mzsr_cli.learning.adapt import Adapted, tiled_residual
+from mzsr_cli.learning.adapt import Adapted, tiled_residual, window_side
 from mzsr_cli.learning.inner import Pair, Parameters, gradient
 from mzsr_cli.learning.networks import Network
 from mzsr_cli.learning.seen import Whole
@@ -61,7 +61,7 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
     weights = load_weights(_weights(settings), device)
     peak = _matrix_product(how, precision, device)
     network = _Network(weights, precision, device, how)
-    window = UpscaleSettings().adapt.window
+    window = window_side(weights.facts, UpscaleSettings().adapt)
     rows = [
         peak,
         network.inference(peak),
