@@ -26,6 +26,13 @@ def mean(tensors: list[Tensors]) -> Tensors:
     return {n: torch.stack([one[n] for one in tensors if n in one]).mean(0) for n in names}
 
 
+def complete(rates: Tensors, of: Weights) -> Tensors:
+    """Step sizes for all parameters ``of`` weights: the (geometric) mean of all where one has
+    none."""
+    usual = torch.cat([rate.reshape(1) for rate in rates.values()]).log().mean().exp().reshape(1)
+    return {name: rates.get(name, usual) for name in of.parameters()}
+
+
 def completed(one: Weights, like: Weights) -> Tensors:
     """The parameters of ``one``, those that only ``like`` has without effect."""
     return {name: torch.zeros_like(p) for name, p in like.parameters().items()} | one.parameters()
@@ -39,14 +46,18 @@ def main() -> None:
     options = parser.parse_args()
     held = [load_weights(path) for path in options.files]
     last = held[-1].settings
-    if any(replace(one.settings, modulated=last.modulated) != last for one in held):
-        raise SystemExit("the files are of different architectures")
+    if any(
+        one.settings.modulated > last.modulated
+        or replace(one.settings, modulated=last.modulated) != last
+        for one in held
+    ):
+        raise SystemExit("the files are of different architectures (the last of modulated ones)")
     rated = [one.rates for one in held if one.rates]
     facts = held[-1].facts | {"mean_of": [[one.name, one.digest] for one in held]}
     save_weights(
         options.output,
         mean([completed(one, held[-1]) for one in held]),
-        mean(rated) if rated else {},
+        complete(mean(rated), held[-1]) if rated else {},
         last,
         facts,
     )

@@ -497,8 +497,24 @@ def test_steps_that_turn_the_answer_are_taken_back(
     limit = CheckSettings(
         hopeless_nmse=1e9, steps_alike=alike, certain=(-98.0, -99.0), silent_hopeful=(-99.0, -98.0)
     )
+    compared: list[list[torch.Tensor]] = []
+
+    def watched(*changes: torch.Tensor) -> float:
+        compared.append([change.clone() for change in changes])
+        return cosine(*changes)
+
+    monkeypatch.setattr(superresolve, "cosine", watched)
     found, report = mzsr(cube, check=limit)
     kept = alike < 0
+    (before, after), pairs = compared[0], []
+    monkeypatch.setattr(Solver, "_check", lambda self, pair, change, _: pairs.append(change))
+    for steps in (0, 4):  # what the untouched and the adapted network add, in this order
+        mzsr(cube, steps=steps, check=replace(limit, steps_alike=-1.1))
+    assert torch.equal(pairs[0], before) and torch.equal(pairs[1], after)
+    assert not torch.equal(before, after)
+    monkeypatch.undo()
+    for module in (superresolve, adapting):
+        monkeypatch.setattr(module, "informs", lambda *_: False)
     assert len(report.losses) == (5 if kept else 0) and (report.steps > 0) == kept
     steps, _ = mzsr(cube, check=CheckSettings(enabled=False))
     none, _ = mzsr(cube, steps=0, check=CheckSettings(enabled=False))

@@ -1,4 +1,4 @@
-"""The shell scripts of examples/ that people copy, each on a tiny cube."""
+"""The shell scripts of examples/ that people copy, each on a tiny cube; means of weights."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from cube_files import digest
 from dask_cluster import ROOT, environment, session_of, until
+from small_networks import shaken
 from upscale_files import field, names, run, save
+
+from mzsr_cli.learning.weights import load_weights, save_weights
+from mzsr_cli.settings import NetworkSettings
 
 HOW = ("--scale", "2", "--method", "wiener")
 SHAPE = (17, 13, 5)
@@ -69,3 +75,34 @@ def test_dask_cluster(tmp_path: Path, whole: Path) -> None:
     options = (tmp_path / "in" / "c.npy", *HOW, "-o", target)
     assert script("dask_cluster.sh", *options, PORT=port) == 0
     assert digest(target) == digest(whole)
+
+
+def test_averages_of_weights(tmp_path: Path) -> None:
+    """Name by name; weights that facts do not modulate count as modulated by nothing, and step
+    sizes that none has are like the others. The last file says what the mean is."""
+    plain = NetworkSettings(backbone="strided", depth=4, width=5)
+    told = replace(plain, modulated=True)
+    files = {}
+    for seed, (name, settings) in enumerate((("plain", plain), ("told", told)), 1):
+        network = shaken(settings, seed)
+        files[name] = tmp_path / f"{name}.safetensors"
+        parameters = {n: p.detach() for n, p in network.named_parameters()}
+        rates = {n: torch.tensor([0.04]) for n in parameters} if name == "plain" else {}
+        save_weights(files[name], parameters, rates, settings, {})
+    averaging = ROOT / "examples" / "average_weights.py"
+    mean = tmp_path / "mean.safetensors"
+
+    def average(*names: str) -> int:
+        command = [sys.executable, str(averaging), *(str(files[n]) for n in names), "-o", str(mean)]
+        return subprocess.run(command, check=False, capture_output=True).returncode
+
+    assert average("plain", "told") == 0
+    one, other, found = (load_weights(path) for path in (files["plain"], files["told"], mean))
+    assert found.settings == told
+    for name, p in found.parameters().items():
+        half = other.parameters()[name] / 2
+        torch.testing.assert_close(p, half + one.parameters().get(name, 0 * half) / 2)
+    assert set(found.rates) == set(found.parameters())
+    assert all(float(rate) == pytest.approx(0.04) for rate in found.rates.values())
+    mean.unlink()
+    assert average("told", "plain") != 0 and not mean.exists()

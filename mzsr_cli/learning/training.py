@@ -143,9 +143,8 @@ class Trainer:
             settings.pop(free)  # of the data, the digest counts
         if self.settings.gradient == GradientSettings():  # runs from before there were any go on
             settings.pop("gradient")
-        if not self.settings.modulated:  # likewise
-            settings.pop("modulated")
-        if not self.settings.network.modulated:
+        settings.pop("modulated")  # the network's own says so
+        if not self.settings.network.modulated:  # runs from before
             settings["network"].pop("modulated")
         decisive = json.loads(json.dumps(self.facts.get("decisive", {}), default=str))
         return {"settings": settings, "kind": self.facts["kind"], **decisive}
