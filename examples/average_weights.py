@@ -30,7 +30,7 @@ def complete(rates: Tensors, of: Weights) -> Tensors:
     """Step sizes for all parameters ``of`` weights: the (geometric) mean of all where one has
     none."""
     usual = torch.cat([rate.reshape(1) for rate in rates.values()]).log().mean().exp().reshape(1)
-    return {name: rates.get(name, usual) for name in of.parameters()}
+    return {name: rates.get(name, usual).clone() for name in of.parameters()}
 
 
 def completed(one: Weights, like: Weights) -> Tensors:

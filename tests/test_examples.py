@@ -80,7 +80,7 @@ def test_dask_cluster(tmp_path: Path, whole: Path) -> None:
 def test_averages_of_weights(tmp_path: Path) -> None:
     """Name by name; weights that facts do not modulate count as modulated by nothing, and step
     sizes that none has are like the others. The last file says what the mean is."""
-    plain = NetworkSettings(backbone="strided", depth=4, width=5)
+    plain = NetworkSettings(backbone="strided", depth=6, width=5)
     told = replace(plain, modulated=True)
     files = {}
     for seed, (name, settings) in enumerate((("plain", plain), ("told", told)), 1):
