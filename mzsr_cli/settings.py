@@ -636,8 +636,8 @@ class AdaptSettings:
     window_most: int = 96
     """Largest side in LR pixels of the pair: that of the LR patches that the weights were trained
     with, within these limits (photographs 48, cubes 96); of larger slices the most detailed window
-    is taken. With 64 for cubes maps lose 0.045 dB (x2), with 128 they gain 0.015 more; with 96 for
-    photographs Set5 loses 0.04 dB with g_ani."""
+    is taken. With 64 for cubes maps lose 0.045 dB (x2), with 128 they gain 0.015 more; photographs
+    are alike with 96 (Set14 up to 0.02 better, drawn facades up to 0.04 worse) and take longer."""
     son_min: int = 9
     """Smallest side of a son that is worth adapting to and checking with."""
     worse: float = 1.5
