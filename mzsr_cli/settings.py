@@ -269,6 +269,9 @@ class BoundsSettings:
     low: float | None = None
     high: float | None = None
     """Bounds that are known, in the cube's own units."""
+    rings: float = 0.2
+    """How far antialiased samples may lie beyond these, in shares of their span, before that is
+    worth a word."""
     rounds: int = 48
     """Most steps, an evaluation of the degradation each ..."""
     enough: float = 1e-4

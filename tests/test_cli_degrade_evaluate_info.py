@@ -470,6 +470,24 @@ def test_unsigned_integers_do_not_wrap(tmp_path: Path, capsys: Any) -> None:
     assert report["slices"][0]["psnr"] == pytest.approx(20)
 
 
+@pytest.mark.parametrize("one", [2.0**700, 2.0**-700])
+def test_figures_of_a_cube_do_not_depend_on_its_unit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], one: float
+) -> None:
+    rng = np.random.default_rng(2)
+    truth = rng.standard_normal((14, 12, 3)) * [1, 0, 50]
+    estimate = truth + rng.standard_normal((14, 12, 3)) * [0.1, 0, 20]
+    figures = []
+    for unit in (1.0, one):
+        files = (tmp_path / "sr.npy", tmp_path / "hr.npy")
+        for path, cube in zip(files, (estimate, truth), strict=True):
+            np.save(path, cube * unit)
+        figures.append(evaluated(capsys, *files))
+    assert np.isfinite(figures[0]["nmse"])
+    for name in ("psnr", "ssim", "nmse"):
+        assert figures[1][name] == pytest.approx(figures[0][name], abs=1e-9)
+
+
 def test_exact_and_constant_slices(tmp_path: Path, capsys: Any) -> None:
     hr = waves()
     hr[..., 1] = 5.0

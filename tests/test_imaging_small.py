@@ -232,6 +232,20 @@ def test_casts() -> None:
     assert normalize.cast(np.array([1.5]), np.dtype("float32")).tolist() == [1.5]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "complex64"])
+def test_floats_saturate(dtype: str) -> None:
+    """What a narrower type does not hold becomes its end; nothing else changes."""
+    kind = np.dtype(dtype)
+    most = float(np.finfo(kind).max)
+    values = np.array([-1e300, -most, 0.25, most, 1e300])
+    result = normalize.cast(values, kind)
+    assert result.dtype == kind
+    assert result.real.tolist() == [-most, -most, 0.25, most, most]
+    if kind.kind == "c":
+        assert normalize.cast(1j * values, kind).imag.tolist() == result.real.tolist()
+    assert not np.isfinite(normalize.cast(np.array([np.inf, np.nan]), kind)).any()
+
+
 def test_filled_takes_the_nearest_sample(rng: np.random.Generator) -> None:
     image = rng.random((5, 7))
     holed = image.copy()
@@ -277,6 +291,16 @@ def test_known_figures() -> None:
     assert metrics.psnr(truth + 0.1, truth, 1.0) == pytest.approx(20)
     assert metrics.psnr(truth + 1j, truth, 10.0) == pytest.approx(20)
     assert metrics.psnr(truth, truth, 1.0) == math.inf
+
+
+@pytest.mark.parametrize("power", [-700, -3, 1000])
+def test_figures_do_not_depend_on_the_unit(rng: np.random.Generator, power: int) -> None:
+    """In units of a power of two not by a bit, also where squares overflow or vanish."""
+    truth, one = rng.standard_normal((13, 17)), 2.0**power
+    estimate = truth + 0.1 * rng.standard_normal((13, 17))
+    assert metrics.psnr(estimate * one, truth * one, one) == metrics.psnr(estimate, truth, 1.0)
+    assert metrics.nmse(estimate * one, truth * one) == metrics.nmse(estimate, truth)
+    assert metrics.ssim(estimate * one, truth * one, one) == metrics.ssim(estimate, truth, 1.0)
 
 
 def test_ssim_edges(rng: np.random.Generator) -> None:

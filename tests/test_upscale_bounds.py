@@ -117,3 +117,22 @@ def test_tiles_change_nothing_within_bounds(tmp_path: Path, weights: Path) -> No
     tiled, _ = bounded(tmp_path, weights, "--tile", 32)
     assert told[0] is not None
     assert np.abs(tiled - whole).max() < 1e-4 * np.ptp(whole)
+
+
+@pytest.mark.parametrize(("text", "told"), [("5:10", 2), ("-112:", 0), (":-100", 2), (":-40", 0)])
+def test_bounds_that_samples_contradict(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str], text: str, told: int
+) -> None:
+    """What antialiasing rings is no contradiction."""
+    bounded(tmp_path, weights, "--bounds", text)
+    record = json.loads((tmp_path / "out.npy.json").read_text())
+    assert sum(report.get("beyond", False) for report in record["slice_reports"]) == told
+    assert ("beyond --bounds" in capsys.readouterr().err) == (told > 0)
+
+
+def test_constants_that_bounds_contradict(tmp_path: Path, weights: Path) -> None:
+    source, out = save(tmp_path / "flat.npy", np.full((9, 8, 1), 7.0)), tmp_path / "o.npy"
+    how = ("--scale", 2, "--weights", weights, "--bounds", "0:1", "-o", out)
+    assert upscale(source, *how) == 0
+    assert json.loads((tmp_path / "o.npy.json").read_text())["slice_reports"][0]["beyond"]
+    assert (np.load(out) == 7).all()

@@ -123,6 +123,15 @@ def test_nan_slice_that_is_not_asked_for(tmp_path: Path) -> None:
     assert upscale(source, *SPLINE, "--slices", "::2") == 0
 
 
+@pytest.mark.parametrize(("largest", "how"), [(1e39, "none"), (1.5e308, "slice")])
+def test_values_beyond_the_arithmetic(
+    tmp_path: Path, refused: Any, largest: float, how: str
+) -> None:
+    cube = np.sign(field()) * largest
+    source = save(tmp_path / "c.npy", cube)
+    refused(3, (source, "slice 0", "Scale"), source, *SPLINE, "--normalize", how)
+
+
 def test_slice_without_a_finite_sample(tmp_path: Path, refused: Any) -> None:
     cube = field()
     cube[..., 1] = np.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,30 @@ def _wide(image: Image) -> Image:
     return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
 
 
+def unit(estimate: Image, truth: Image) -> float:
+    """The power of two at or above every magnitude: in units of it squares neither overflow nor
+    vanish, and figures do not change by a bit. 1 for zeros."""
+    largest = max(float(np.max(np.abs(_wide(image)), initial=0)) for image in (estimate, truth))
+    return float(np.exp2(min(math.frexp(largest)[1], 1023))) if 0 < largest < np.inf else 1.0
+
+
+def energies(estimate: Image, truth: Image, one: float) -> tuple[float, float]:
+    """Sums of squared magnitudes of the error and of the truth, in units of ``one`` squared."""
+    a, b = _wide(estimate) / one, _wide(truth) / one
+    return float(np.sum(np.abs(a - b) ** 2)), float(np.sum(np.abs(b) ** 2))
+
+
 def psnr(estimate: Image, truth: Image, peak: float) -> float:
     """Peak signal-to-noise ratio in dB; inf for equal images. Complex allowed."""
-    error = float(np.mean(np.abs(_wide(estimate) - _wide(truth)) ** 2))
-    return float("inf") if error == 0 else float(10 * np.log10(peak**2 / error))
+    a, b = _wide(estimate), _wide(truth)
+    one = unit(a, b)
+    error = float(np.mean(np.abs(a / one - b / one) ** 2))
+    return float("inf") if error == 0 else float(10 * np.log10((peak / one) ** 2 / error))
 
 
 def nmse(estimate: Image, truth: Image) -> float:
     """Energy of the error over the energy of the truth, in dB. Complex allowed."""
-    error = float(np.sum(np.abs(_wide(estimate) - _wide(truth)) ** 2))
-    energy = float(np.sum(np.abs(_wide(truth)) ** 2))
+    error, energy = energies(estimate, truth, unit(estimate, truth))
     if error == 0:
         return float("-inf")
     return float("inf") if energy == 0 else float(10 * np.log10(error / energy))
@@ -50,7 +65,8 @@ def ssim(estimate: Image, truth: Image, peak: float) -> float:
         return (ssim(a.real, b.real, peak) + ssim(a.imag, b.imag, peak)) / 2
     if min(a.shape) < 11:
         return float("nan")
-    a, b = a.astype(np.float64), b.astype(np.float64)
+    one = unit(a, b)
+    a, b, peak = a.astype(np.float64) / one, b.astype(np.float64) / one, peak / one
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
     mean_a, mean_b = _window(a), _window(b)
     var_a = _window(a * a) - mean_a**2

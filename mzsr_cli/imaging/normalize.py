@@ -92,8 +92,20 @@ def _saturated(image: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     return result
 
 
+def _narrowed(image: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Numbers to a floating dtype; its ends where finite ones (or parts of them) do not fit."""
+    most = float(np.finfo(dtype).max)
+    if np.abs(image).max(initial=0) <= most:
+        return image.astype(dtype)
+    held = np.array(image)
+    for part in (held.real, held.imag) if np.iscomplexobj(held) else (held,):
+        np.clip(part, -most, most, out=part, where=np.isfinite(part))
+    return held.astype(dtype)
+
+
 def cast(image: NDArray[np.generic], dtype: np.dtype) -> NDArray[np.generic]:
-    """To ``dtype``; integers are rounded and saturated, complex to real drops nothing silently.
+    """To ``dtype``; integers are rounded, what does not fit is saturated, complex to real drops
+    nothing silently.
 
     Raises ValueError for complex values and a real dtype.
     """
@@ -101,7 +113,7 @@ def cast(image: NDArray[np.generic], dtype: np.dtype) -> NDArray[np.generic]:
         raise ValueError(f"complex values do not fit into {dtype}")
     if dtype.kind in "iu":
         return _saturated(np.rint(image.real), dtype)
-    return image.astype(dtype)
+    return _narrowed(image, dtype)
 
 
 ROWS = 64

@@ -113,6 +113,8 @@ class SliceReport:
     """Part of what a second look changed that was taken."""
     weights: str | None = None
     """Name of the second weights where these have answered."""
+    beyond: bool = False
+    """Whether samples lie clearly beyond the bounds that were given."""
 
     @property
     def answered(self) -> bool:
@@ -135,6 +137,8 @@ class SliceReport:
             report["trust"] = round(self.trust, 4)
         if self.bounds:
             report["bounds"] = [self.bounds.low, self.bounds.high]
+        if self.beyond:
+            report["beyond"] = True
         if self.refined is not None:
             report["refined"] = round(self.refined, 3)
         if self.tile is not None:

@@ -80,7 +80,7 @@ class Tally:
     def __init__(self, settings: EvaluateSettings) -> None:
         self.settings = settings
         self.slices: list[dict[str, Any]] = []
-        self._error = self._energy = 0.0
+        self._sums = (0.0, 0.0, 0.0)
 
     def add(self, k: int, estimate: NDArray[Any], truth: NDArray[Any]) -> dict[str, Any]:
         """Compare SR slice ``k`` with its truth, both (H, W) from :func:`prepared`; its figures."""
@@ -94,8 +94,7 @@ class Tally:
             "peak": peak,
         }
         self.slices.append(figures)
-        self._error += float(np.sum(np.abs(a - b) ** 2))
-        self._energy += float(np.sum(np.abs(b) ** 2))
+        self._sums = _added(self._sums, a, b)
         return figures
 
     def figures(self) -> dict[str, Any]:
@@ -106,11 +105,23 @@ class Tally:
         return {
             "psnr": float(np.mean(psnr)) if psnr else math.inf,
             "ssim": float(np.mean([s["ssim"] for s in self.slices])),
-            "nmse": _decibels(self._error, self._energy),
+            "nmse": _decibels(*self._sums[:2]),
             "exact_slices": len(self.slices) - len(psnr),
             "worst": {name: worst[name] for name in ("slice", "psnr", "ssim", "nmse")},
             "slices": self.slices,
         }
+
+
+def _added(
+    sums: tuple[float, float, float], estimate: NDArray[Any], truth: NDArray[Any]
+) -> tuple[float, float, float]:
+    """Energies of error and truth with those of one more slice, and the largest unit so far, in
+    whose squares they are (metrics.unit)."""
+    error, energy, before = sums
+    one = max(before, metrics.unit(estimate, truth) if truth.any() or estimate.any() else 0.0)
+    share = (before / one) ** 2 if one else 0.0
+    more = metrics.energies(estimate, truth, one or 1.0)
+    return error * share + more[0], energy * share + more[1], one
 
 
 def _decibels(error: float, energy: float) -> float:

@@ -125,12 +125,39 @@ def solve_slice(
     sample = _sample(image, plan, cube_range)
     if sample is None:
         constant = np.broadcast_to(planes[:, :1, :1], (len(planes), *plan.shape[:2]))
-        return cast(slice_of(constant), plan.out.dtype), SliceReport("constant")
-    high, report = solver.solve(sample, k)
+        return cast(slice_of(constant), plan.out.dtype), SliceReport(
+            "constant", beyond=_beyond(planes, plan)
+        )
+    tensor, report = solver.solve(sample, k)
     mapping = _mapping(planes, plan, cube_range)
     report.bounds = report.bounds.in_units(mapping)
+    report.beyond = _beyond(planes, plan)
     limits = (planes.min(), planes.max()) if plan.settings.clip else None
-    return restored(high.cpu().numpy(), mapping, plan.out.dtype, limits), report
+    high = tensor.cpu().numpy()
+    _check_result(high, plan, k)
+    return restored(high, mapping, plan.out.dtype, limits), report
+
+
+def _check_result(high: NDArray[np.float32], plan: Plan, k: int) -> None:
+    """Raises InputError where the result holds NaN or Inf: its values went beyond what the
+    arithmetic holds."""
+    if not np.isfinite(high).all():
+        raise InputError(
+            f"{plan.source}: slice {k} cannot be computed: its values (or their span) are beyond "
+            "what single precision holds. Scale them, or leave out --normalize none."
+        )
+
+
+def _beyond(planes: NDArray[np.float64], plan: Plan) -> bool:
+    """Whether samples lie farther beyond bounds that were given than antialiasing rings."""
+    how = plan.settings.bounds
+    if not how.given or plan.method is not Method.MZSR:
+        return False
+    margin = how.rings * float(np.ptp(planes))
+    return bool(
+        (how.low is not None and planes.min() < how.low - margin)
+        or (how.high is not None and planes.max() > how.high + margin)
+    )
 
 
 def _mapping(planes: NDArray[Any], plan: Plan, cube_range: Range | None) -> Range:
@@ -143,7 +170,8 @@ def _sample(image: NDArray[Any], plan: Plan, cube_range: Range | None) -> Sample
     mapping = _mapping(planes, plan, cube_range)
     if mapping.span == 0:
         return None
-    low = torch.from_numpy(mapping.forward(planes).astype(np.float32))
+    with np.errstate(over="ignore", invalid="ignore"):  # the result is looked at
+        low = torch.from_numpy(mapping.forward(planes).astype(np.float32))
     zero = mapping.zero(planes) if not plan.stored.image else None
     signed = len(planes) > 1 or planes.min() < 0 < planes.max()
     bounds = _bounds(mapping, planes, plan)

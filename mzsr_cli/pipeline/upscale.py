@@ -180,12 +180,17 @@ DOUBT = (
 )
 
 
+BEYOND = (
+    "samples lie clearly beyond --bounds, which the result keeps all the same; see that they are "
+    "in the cube's own units"
+)
 ANSWERED = "which is nearer to their pairs (--weights keeps to one network)"
 
 
 def doubts(reports: Collection[Mapping[str, Any]]) -> list[str]:
     """A warning where the self-check found slices that interpolation does not recover, and words
-    where the second weights have answered and where memory did not suffice for the tiles."""
+    where the second weights have answered, where bounds contradict the samples and where memory
+    did not suffice for the tiles."""
     notes = []
     seconds = [report["weights"] for report in reports if "weights" in report]
     if seconds:
@@ -195,6 +200,9 @@ def doubts(reports: Collection[Mapping[str, Any]]) -> list[str]:
     lost = sum(bool(report.get("check", {}).get("hopeless")) for report in reports)
     if lost > 0:
         notes.append(f"{lost} of {len(reports)} slices: {DOUBT}")
+    beyond = sum(bool(report.get("beyond")) for report in reports)
+    if beyond > 0:
+        notes.append(f"{beyond} of {len(reports)} slices: {BEYOND}")
     tiles = [report["tile"] for report in reports if "tile" in report]
     if tiles:
         notes.append(
