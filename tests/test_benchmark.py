@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.live import Live
-from upscale_files import field, run, tiny_weights
+from upscale_files import content, field, run, tiny_weights
 
 from mzsr_cli.cli import show
 from mzsr_cli.cubes.image import eight_bit
@@ -494,6 +494,27 @@ def test_errors_come_before_work(
         assert out == "" and say in err and err.startswith("mzsr: "), arguments
     assert (tmp_path / "there.md").read_text() == "text"
     assert not (tmp_path / "o.json").exists()
+
+
+@pytest.mark.parametrize("option", ["--json", "--markdown", "--figure"])
+def test_inputs_are_not_replaced(images: Path, tmp_path: Path, option: str, capsys: Any) -> None:
+    """Neither images of a folder nor a cube, whatever path leads there."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.open(images / "0.png").save(folder / "0.png")
+    np.save(tmp_path / "cube.npy", field())
+    (tmp_path / "link.png").symlink_to(tmp_path / "cube.npy")
+    before = content(tmp_path)
+    for data, output in (
+        (folder, folder / ".." / "photos" / "0.png"),
+        (tmp_path / "cube.npy", tmp_path / "link.png"),
+    ):
+        for how in ("--overwrite", "--resume"):
+            record = [] if option == "--json" else ["--json", tmp_path / "o.json"]
+            arguments = (data, "--method", "bicubic", *record, option, output, how)
+            assert run("benchmark", *arguments) == 2
+            assert f"{output}: is an input" in capsys.readouterr().err
+    assert content(tmp_path) == before
 
 
 def test_missing_extras_are_said(

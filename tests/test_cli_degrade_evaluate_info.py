@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,8 @@ import scipy.io
 import scipy.signal
 from cube_files import write_cube
 from PIL import Image
+from rich.console import Console
+from rich.progress import Progress, TextColumn
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from mzsr_cli import __version__
@@ -241,6 +246,21 @@ def test_outputs_that_would_collide_are_refused(tmp_path: Path, capsys: Any) -> 
     assert run("degrade", one, "--scale", 2, "-o", one, "--overwrite") == 2
     assert "is an input" in capsys.readouterr().err
     assert files(tmp_path / "out") == [] and np.array_equal(load(one), waves())
+
+
+def test_a_disk_that_fills_before_the_provenance(
+    tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    source = save(tmp_path / "cube.npy", waves())
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert run("degrade", source, "--scale", 2) == 4
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "cube_d2.npy.json" in told and "No space left" in told and "Free some disk" in told
+    assert files(tmp_path) == ["cube.npy"]
 
 
 def test_existing_output_needs_overwrite(tmp_path: Path, capsys: Any) -> None:
@@ -724,6 +744,42 @@ def test_errors_of_info(tmp_path: Path, capsys: Any) -> None:
     ]:
         assert run("info", *arguments) == code
         assert says in capsys.readouterr().err
+
+
+def test_a_name_that_is_too_long(capsys: Any) -> None:
+    assert run("info", "x" * 300 + ".npy") == 4
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "xxx.npy: " in told and "File name too long" in told
+
+
+@pytest.mark.parametrize("to", [">/dev/full", ">&-"])
+@pytest.mark.parametrize("form", ["", "--json"])
+def test_stdout_that_cannot_be_written(tmp_path: Path, to: str, form: str) -> None:
+    """One line and exit 4, also where only the last flush would have failed."""
+    path = save(tmp_path / "cube.npy", waves())
+    line = f"{sys.executable} -m mzsr_cli.cli.main info {path} {form} {to}"
+    ran = subprocess.run(["bash", "-c", line], stderr=subprocess.PIPE, text=True)
+    (told,) = ran.stderr.splitlines()
+    assert ran.returncode == 4 and told.startswith("mzsr: stdout: "), told
+
+
+def test_a_full_log_keeps_the_exit_code(tmp_path: Path) -> None:
+    """Of errors of mzsr and of click."""
+    for arguments, code in ((["info", tmp_path / "gone.npy"], 3), (["info", "--bad"], 2)):
+        with Path("/dev/full").open("w") as log:
+            command = [sys.executable, "-m", "mzsr_cli.cli.main", *arguments]
+            assert subprocess.run(command, stderr=log).returncode == code
+
+
+def test_bars_keep_brackets_of_names() -> None:
+    out = Console(file=io.StringIO(), force_terminal=True, width=120)
+    columns = TextColumn("{task.description}")
+    plan = SimpleNamespace(slices=range(3))
+    with Progress(columns, console=out, auto_refresh=False) as bar:
+        show.upscale_ticker(bar, "run[a].npy", quiet=True, verbose=False).plan(plan)
+        show.slice_ticker(bar, "cut[b].npy")
+    text = out.file.getvalue()  # type: ignore[attr-defined]
+    assert "run[a].npy" in text and "cut[b].npy" in text
 
 
 def test_info_of_a_cube_imports_no_torch(tmp_path: Path) -> None:

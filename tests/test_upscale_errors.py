@@ -219,6 +219,19 @@ def test_disk_too_small(tmp_path: Path, refused: Any, monkeypatch: pytest.Monkey
     refused(4, ("c_x2.npy", "disk"), source, *SPLINE, "--dry-run")
 
 
+@pytest.mark.parametrize("length", [255, 250, 246])
+def test_names_that_are_too_long_for_a_part(tmp_path: Path, refused: Any, length: int) -> None:
+    """Also where only the provenance's is: before any work."""
+    source, name = save(tmp_path / "c.npy", field()), "x" * (length - 4) + ".npy"
+    refused(4, (name, "too long"), source, *SPLINE, "-o", tmp_path / name)
+
+
+def test_a_name_too_long_does_not_stop_the_rest(tmp_path: Path) -> None:
+    source = save(tmp_path / "c.npy", field())
+    assert run("upscale", tmp_path / f"{'x' * 300}.npy", source, *SPLINE) == 5
+    assert names(tmp_path) == ["c.npy", "c_x2.npy", "c_x2.npy.json"]
+
+
 def test_output_that_cannot_hold_the_cube(tmp_path: Path, refused: Any) -> None:
     source = save(tmp_path / "c.npy", field())
     refused(2, ("o.png", ".tif"), source, *SPLINE, "-o", tmp_path / "o.png")
@@ -284,6 +297,31 @@ def test_kernel_file_is_used(tmp_path: Path) -> None:
     a, b, n = (load(tmp_path / f"{name}.npy") for name in "abn")
     np.testing.assert_array_equal(a, b)
     assert not np.allclose(a, n)
+
+
+@pytest.mark.parametrize("method", ["bicubic", "spline"])
+def test_a_kernel_that_is_not_used_is_said(
+    tmp_path: Path, method: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = save(tmp_path / "c.npy", field())
+    options = ("--scale", 2, "--method", method, "--overwrite")
+    assert upscale(source, *options) == 0
+    plain = (tmp_path / "c_x2.npy").read_bytes()
+    assert "--kernel" not in capfd.readouterr().err
+    assert upscale(source, *options, "--kernel", "gaussian:2") == 0
+    assert (tmp_path / "c_x2.npy").read_bytes() == plain
+    note = f"--kernel is not used by --method {method}"
+    assert note in capfd.readouterr().err
+    assert note in json.loads((tmp_path / "c_x2.npy.json").read_text())["notes"]
+
+
+@pytest.mark.parametrize("method", ["wiener", "back-projection"])
+def test_a_kernel_that_is_used_gets_no_note(
+    tmp_path: Path, method: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = save(tmp_path / "c.npy", field())
+    assert upscale(source, "--scale", 2, "--method", method, "--kernel", "gaussian:2") == 0
+    assert "--kernel" not in capfd.readouterr().err
 
 
 def test_bad_weights(tmp_path: Path, refused: Any) -> None:

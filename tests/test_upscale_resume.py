@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import signal
@@ -286,6 +287,51 @@ def test_without_resume_a_run_starts_anew(
     interrupting.undo()
     assert upscale(source, "--scale", 2, "--weights", weights, "--steps", 5) == 0
     assert names(tmp_path) == ["c.npy", "c_x2.npy", "c_x2.npy.json"]
+
+
+def lost(code: int) -> io.StringIO:
+    """A terminal to which nothing can be written any more."""
+
+    class Lost(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str) -> int:
+            raise OSError(code, os.strerror(code))
+
+    return Lost()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_lost_terminal_or_log_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    source = save(tmp_path / "c.npy", field())
+    options = ("--scale", 2, "--method", "spline")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", lost(code))
+        assert upscale(source, *options, "-v") == 0
+        assert upscale(source, *options) == 2, "errors are still told apart"
+    assert names(tmp_path) == ["c.npy", "c_x2.npy", "c_x2.npy.json"]
+    assert upscale(source, *options, "-o", tmp_path / "whole.npy") == 0
+    assert (tmp_path / "c_x2.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "gone"), ResumeError("gone")])
+def test_only_faults_of_the_input_discard_finished_slices(
+    tmp_path: Path, weights: Path, error: Exception
+) -> None:
+    source, settings = save(tmp_path / "c.npy", field()), settings_of(weights)
+
+    def fail(done: int, count: int, report: Any) -> None:
+        if done == 2:
+            raise error
+
+    with pytest.raises(type(error), match="gone"):
+        upscale_cube(source, tmp_path / "o.npy", settings, on_slice=fail)
+    assert names(tmp_path) == ["c.npy", "o.npy.journal", "o.npy.part"]
+    upscale_cube(source, tmp_path / "o.npy", settings, resume=True)
+    assert names(tmp_path) == ["c.npy", "o.npy", "o.npy.json"]
 
 
 def test_bad_slice_after_resume_keeps_the_finished_ones(tmp_path: Path, weights: Path) -> None:

@@ -20,11 +20,14 @@ class Batch:
     failures: list[tuple[str, MzsrError]] = field(default_factory=list)
 
     def attempt(self, name: str, work: Callable[[], Any]) -> Any:
-        """``work()``'s value; an MzsrError is shown and kept, and None returned."""
+        """``work()``'s value; an error of the input or the machine is shown and kept, and
+        None returned."""
         try:
             return work()
         except MzsrError as error:
             return self._failed(name, error)
+        except OSError as error:
+            return self._failed(name, ResourceError(show.refusal(error, name)))
         except (MemoryError, RuntimeError) as error:
             from mzsr_cli.learning.runtime import is_out_of_memory
 

@@ -81,11 +81,20 @@ def run(arguments: list[str] | None = None) -> None:
     then abort an interpreter that takes itself down, when everything has been written.
     """
     code = exit_code(arguments)
+    _flush()
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _flush() -> None:
+    """What was printed goes out; a stream that cannot take it does not change the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def exit_code(arguments: list[str] | None = None) -> int:
@@ -100,13 +109,16 @@ def exit_code(arguments: list[str] | None = None) -> int:
         show.error("interrupted")
         return 130
     except click.ClickException as error:
-        error.show()
+        error.show(show.stderr())
         return error.exit_code
     except MzsrError as error:
         show.error(str(error))
         return error.exit_code
     except MemoryError:
         show.error("out of memory. Type a smaller --tile, or --slices to do fewer at a time.")
+        return 4
+    except OSError as error:
+        show.error(show.refusal(error, "a file or stream"))
         return 4
     return result if isinstance(result, int) else 0
 

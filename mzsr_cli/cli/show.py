@@ -6,7 +6,8 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from io import StringIO
+from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console
@@ -16,12 +17,47 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from mzsr_cli.errors import OutputError
 from mzsr_cli.pipeline.plain import strict
+
+
+class _Lossy:
+    """A stream that drops what cannot be written: a terminal that is gone, a log on a full disk.
+    The reader of a pipe still ends the run when it goes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write ``text``, or not."""
+        self._tried(self.stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or not."""
+        self._tried(self.stream.flush)
+
+    def _tried(self, call: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            call(*arguments)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def stderr() -> Any:
+    """stderr, lossy; None where it is closed."""
+    stream = getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # not the one over a bar
+    return None if stream is None else _Lossy(stream)
 
 
 def console() -> Console:
     """Console on stderr."""
-    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+    return Console(file=stderr(), stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def error(message: str) -> None:
@@ -34,9 +70,32 @@ def line(message: str) -> None:
     console().print(message, markup=False)
 
 
+def refusal(error: OSError, where: str) -> str:
+    """What the system refused, in one line; ``where`` is for errors that name no file."""
+    return (
+        f"{error.filename or where}: the system refuses it ({error.strerror or error}). Check the "
+        "name, the disk and the permissions, or name another file."
+    )
+
+
+def _print(text: str) -> None:
+    """``text`` on stdout, at once. Raises OutputError; BrokenPipeError, with which click ends."""
+    if sys.stdout is None:
+        raise OutputError("stdout: is closed, so nothing can be shown. Type > FILE to keep it.")
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"stdout: cannot write ({error.strerror or error}). Type > FILE on another disk."
+        ) from error
+
+
 def json_result(result: Any) -> None:
     """The result, alone, on stdout."""
-    sys.stdout.write(json.dumps(strict(result), indent=2, default=str) + "\n")
+    _print(json.dumps(strict(result), indent=2, default=str) + "\n")
 
 
 @contextmanager
@@ -95,14 +154,14 @@ def table(title: str, rows: list[dict[str, Any]]) -> None:
     """Rows of equal keys as a table on stdout, numbers to the right; as wide as it needs and
     without blanks at the ends of its lines where stdout is no terminal."""
     shown = _grid(title, rows)
-    out = Console(highlight=False, markup=False, emoji=False)
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    out = Console(**plain)
     if out.is_terminal:
         out.print(shown)
         return
-    out.width = 1000
-    with out.capture() as printed:
-        out.print(shown)
-    sys.stdout.write("".join(f"{row.rstrip()}\n" for row in printed.get().splitlines()))
+    printed = StringIO()
+    Console(file=printed, width=1000, **plain).print(shown)
+    _print("".join(f"{row.rstrip()}\n" for row in printed.getvalue().splitlines()))
 
 
 def figure(value: Any) -> str:
@@ -135,7 +194,7 @@ class UpscaleTicker:
     def plan(self, plan: Any) -> None:
         """Say what will be done."""
         if self.bar is not None:
-            self.task = self.bar.add_task(self.name, total=len(plan.slices))
+            self.task = self.bar.add_task(escape(self.name), total=len(plan.slices))
         if self.quiet:
             return
         for note in plan.notes:

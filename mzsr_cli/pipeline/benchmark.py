@@ -71,6 +71,10 @@ class Outputs:
     markdown: Path | None = None
     figure: Path | None = None
 
+    def named(self) -> list[Path]:
+        """Those that are."""
+        return [p for p in (self.record, self.markdown, self.figure) if p is not None]
+
 
 class Watcher(Protocol):
     """What is told of a run as it goes."""
@@ -182,6 +186,7 @@ def benchmark(
     """
     _check_outputs(outputs, resume, overwrite)
     race = make_race(arguments, settings)
+    _check_inputs_stay(race, outputs)
     record = _begun(race, outputs.record if resume else None)
     cells = race.cells()
     watcher.planned(record, len(cells))
@@ -209,15 +214,24 @@ def _check_outputs(outputs: Outputs, resume: bool, overwrite: bool) -> None:
         )
     if outputs.figure is not None:
         check_figure(outputs.figure, "--figure", "benchmark")
-    for path in (outputs.record, outputs.markdown, outputs.figure):
-        if path is None:
-            continue
+    for path in outputs.named():
         if path.exists() and not (resume or overwrite):
             raise OutputExistsError(
                 f"{path}: is already there. Type --overwrite to replace it, or --resume to go on "
                 "with the unfinished benchmark of --json."
             )
         check_writable(path)
+
+
+def _check_inputs_stay(race: Race, outputs: Outputs) -> None:
+    """Raise UsageError where an output would replace a file that is compared."""
+    inputs = {file.resolve() for data in race.data for file in data.files}
+    for path in outputs.named():
+        if path.resolve() in inputs:
+            raise UsageError(
+                f"{path}: is an input, and would be replaced by a result of the benchmark. Name "
+                "another file with --json, --markdown or --figure."
+            )
 
 
 def _key(cell: Mapping[str, Any]) -> tuple[str, str, str]:

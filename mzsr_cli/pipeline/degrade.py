@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mzsr_cli import __version__
 from mzsr_cli.cubes.atomic import AtomicOutput
+from mzsr_cli.cubes.checks import writing
 from mzsr_cli.cubes.cube import CubeReader, CubeWriter, Shape
 from mzsr_cli.cubes.image import ImageReader, ImageWriter
 from mzsr_cli.cubes.open import create_cube, open_cube, output_format
@@ -180,7 +181,8 @@ def _output(
             cube.part, shape, reader.info.dtype, carried=carried, like=reader.info
         ) as writer:
             yield writer, record
-        text.part.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+        with writing(text.part):
+            text.part.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
         cube.commit()
         text.commit()
     finally:

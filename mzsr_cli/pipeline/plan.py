@@ -328,6 +328,8 @@ def _unused(settings: UpscaleSettings, method: Method) -> list[str]:
         "--weights": settings.weights is not None,
         "--bounds": settings.bounds.given,
     }
+    if method in (Method.BICUBIC, Method.SPLINE):
+        asked["--kernel"] = settings.kernel != "none"
     if method is not Method.ZSSR:
         asked["--gradient-loss"] = settings.adapt.gradient_loss > 0
     return [

@@ -21,11 +21,7 @@ from mzsr_cli.cubes.cube import CubeReader, CubeWriter
 from mzsr_cli.cubes.image import ImageReader, ImageWriter
 from mzsr_cli.cubes.journal import Journal, has_header, input_identity, journal_header
 from mzsr_cli.cubes.open import create_cube, open_cube
-from mzsr_cli.errors import (
-    MzsrError,
-    ResourceError,
-    ResumeError,
-)
+from mzsr_cli.errors import InputError, MzsrError, ResumeError, UsageError
 from mzsr_cli.imaging.normalize import (
     Range,
     merged,
@@ -36,7 +32,7 @@ from mzsr_cli.learning.superresolve import Sample, SliceReport
 from mzsr_cli.pipeline.lanes import InProcess
 from mzsr_cli.pipeline.plan import Plan, make_plan
 from mzsr_cli.pipeline.solving import Executor, Job, Solved, finite
-from mzsr_cli.pipeline.targets import provenance_path
+from mzsr_cli.pipeline.targets import check_writable, provenance_path
 from mzsr_cli.settings import (
     Method,
     Normalize,
@@ -75,6 +71,7 @@ def upscale_cube(
         if resume and not overwrite and target.exists():
             return already_done(reader, plan)
         output = AtomicOutput(target, overwrite, plan.out.nbytes)
+        check_writable(provenance_path(target))
         on_plan(plan)
         with _writing(reader, plan, output, resume) as (writer, journal):
             done = {k for k in journal.finished if journal.matches(k, writer.stored(k))}
@@ -138,7 +135,7 @@ def _writing(
             yield writer, journal
     except (MzsrError, OSError) as error:
         journal.close()
-        if not isinstance(error, ResourceError) and not resuming:
+        if isinstance(error, (InputError, UsageError)) and not resuming:
             output.discard()
         raise
 
