@@ -151,6 +151,16 @@ def test_figures_are_not_replaced_unasked(tmp_path: Path, capsys: Any) -> None:
     assert "<svg" in target.read_text()
 
 
+def test_the_input_is_not_replaced(tmp_path: Path, capsys: Any) -> None:
+    image, link = tmp_path / "c.png", tmp_path / "l.png"
+    Image.fromarray(np.arange(99, dtype=np.uint8).reshape(9, 11)).save(image)
+    link.symlink_to(image)
+    before = image.read_bytes()
+    assert run("info", image, "--histograms", link, "--overwrite") == 2
+    assert "is the input" in capsys.readouterr().err
+    assert image.read_bytes() == before and link.is_symlink()
+
+
 def test_refusals(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "c.npy", cube())
     np.save(tmp_path / "bad.npy", np.full((5, 7, 3), np.inf))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mzsr_cli.cubes.atomic import AtomicOutput
 from mzsr_cli.cubes.cube import CubeReader
 from mzsr_cli.cubes.open import open_cube
-from mzsr_cli.errors import InputError
+from mzsr_cli.errors import InputError, UsageError
 from mzsr_cli.imaging.histograms import expanded_shares, finite_planes, shares
 from mzsr_cli.pipeline.figures import check_figure, new_figure, write_figure
 from mzsr_cli.pipeline.slices import parse_slices
@@ -105,11 +105,13 @@ def draw_histograms(
 ) -> dict[str, Any]:
     """Draw the distributions of a cube's slices into ``target``; returns what was left out.
 
-    Raises UsageError (kind of figure, no matplotlib, slices), OutputExistsError, OutputError,
-    MissingInputError, InputError.
+    Raises UsageError (kind of figure, no matplotlib, slices, the input), OutputExistsError,
+    OutputError, MissingInputError, InputError.
     """
     settings = settings or HistogramSettings()
     check_figure(target, OPTION, EXTRA)
+    if target.resolve() == source.resolve():
+        raise UsageError(f"{target}: is the input, and would be replaced. Name another {OPTION}.")
     output = AtomicOutput(target, overwrite)
     with open_cube(source, variable, slice_axis) as reader:
         chosen = parse_slices(slices, reader.info.shape[2])
