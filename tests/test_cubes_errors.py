@@ -29,6 +29,7 @@ from mzsr_cli.cubes.open import (
     open_cube,
 )
 from mzsr_cli.errors import InputError, MissingInputError, MzsrError, ResourceError, UsageError
+from mzsr_cli.pipeline.info import cube_info
 
 FILES = ["c5.mat", "z5.mat", "c73.mat", "c.h5", "c.npy", "c.npz", "z.npz", "c.tif", "c.png"]
 
@@ -69,6 +70,56 @@ def test_truncated_files(tmp_path, name, part):
         read_through(path)
     one_clear_line(error, path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def make_tiff(path, pages, kind):
+    """Write ``pages`` (slices first) as the ``kind`` of stack."""
+    options = {
+        "big": {"bigtiff": True, "photometric": "minisblack"},
+        "imagej": {"imagej": True},
+        "complex": {"photometric": "minisblack"},
+        "zlib": {"compression": "zlib", "photometric": "minisblack"},
+    }
+    if kind == "ours":
+        write_cube(path, np.moveaxis(pages, 0, 2))
+    elif kind == "page by page":
+        images = [Image.fromarray(page) for page in pages]
+        images[0].save(path, save_all=True, append_images=images[1:])
+    else:
+        tifffile.imwrite(path, pages, **options[kind])
+
+
+@pytest.mark.parametrize("kind", ["ours", "page by page", "big", "imagej", "complex", "zlib"])
+def test_truncated_tiffs_never_lose_slices(tmp_path, kind, caplog):
+    """tifffile only logs that a page is cut off, and shows the ones before it."""
+    path, pages = tmp_path / "c.tif", make_cube("c8" if kind == "complex" else "u1", (3, 20, 9))
+    make_tiff(path, pages, kind)
+    data = path.read_bytes()
+    for end in range(8, len(data), len(data) // 90):
+        path.write_bytes(data[:end])
+        with contextlib.suppress(InputError):
+            assert list_variables(path)[0].shape == (20, 9, 3)
+        try:
+            with open_cube(path) as reader:
+                read = [reader.read(k) for k in range(reader.info.shape[2])]
+        except InputError as error:
+            assert "truncated" in str(error)
+        else:
+            np.testing.assert_array_equal(read, pages)
+            assert end > 0.9 * len(data)
+    assert "invalid page offset" not in caplog.text
+
+
+def test_tiff_whose_pages_lead_back_is_damaged(tmp_path):
+    path = tmp_path / "c.tif"
+    write_cube(path, make_cube("f4"))
+    with tifffile.TiffFile(path) as file:
+        first, place = file.pages[0].offset, file.pages.next_page_offset
+    data = bytearray(path.read_bytes())
+    data[place : place + 4] = struct.pack("<I", first)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="page 4 is damaged"):
+        open_cube(path)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -159,6 +210,21 @@ def test_choice_of_variable(tmp_path):
     scipy.io.savemat(path, {"c": np.ones((2, 3)), "d": np.ones((3, 9))})
     with pytest.raises(InputError, match="2 2-D numeric variables"):
         open_cube(path)
+
+
+def test_an_empty_array_is_not_a_choice(tmp_path):
+    empty, flat = np.zeros((0, 4, 3)), np.ones((3, 4))
+    scipy.io.savemat(tmp_path / "c.mat", {"H": make_cube("f8"), "e3": empty})
+    np.savez(tmp_path / "c.npz", H=make_cube("f8"), e3=empty)
+    scipy.io.savemat(tmp_path / "flat.mat", {"H": flat, "e3": empty, "e2": np.zeros((0, 4))})
+    for name in ("c.mat", "c.npz", "flat.mat"):
+        assert open_cube(tmp_path / name).info.variable == "H"
+        assert cube_info(tmp_path / name, None, 2, "0:1")["cube"]["variable"] == "H"
+    scipy.io.savemat(tmp_path / "c.mat", {"e3": empty})
+    with pytest.raises(InputError, match="found e3 0x4x3"):
+        open_cube(tmp_path / "c.mat")
+    with pytest.raises(InputError, match="is empty"):
+        open_cube(tmp_path / "c.mat", "e3")
 
 
 @pytest.mark.parametrize("kind", ["char", "cell", "struct", "sparse"])
@@ -344,6 +410,27 @@ def test_damaged_carried_variable_is_noted(tmp_path):
     with open_cube(path) as reader:
         assert reader.carried() == {}
         assert "other_name" in reader.notes[0]
+
+
+def test_v73_variables_that_have_no_form_here_are_not_called_damaged(tmp_path):
+    with h5py.File(tmp_path / "c.mat", "w", userblock_size=512) as file:
+        file["H"] = make_cube("f8").T
+        file["text"] = np.zeros((1, 6), np.uint32)
+        file["text"].attrs["MATLAB_class"] = np.bytes_("string")
+        file["text"].attrs["MATLAB_object_decode"] = np.int32(3)
+        file["none"] = np.array([0, 0], np.uint64)
+        file["none"].attrs["MATLAB_class"] = np.bytes_("struct")
+        file["none"].attrs["MATLAB_empty"] = np.uint8(1)
+        file.create_group("thin").attrs["MATLAB_sparse"] = np.uint64(4)
+        file["in/deep"] = file["text"]
+    with open_cube(tmp_path / "c.mat") as reader:
+        assert reader.carried() == {}
+        assert reader.notes == [
+            "variable 'in' is not carried over: it is a string object",
+            "variable 'none' is not carried over: it is an empty struct array",
+            "variable 'text' is not carried over: it is a string object",
+            "variable 'thin' is not carried over: it is sparse",
+        ]
 
 
 def test_names_in_messages_are_printable(tmp_path):

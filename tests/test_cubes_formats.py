@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import time
 
 import h5py
@@ -13,6 +15,7 @@ import scipy.io
 import tifffile
 import zarr
 from cube_files import DTYPES, FLOATS, INTS, SHAPE, digest, make_cube, read_all, write_cube
+from PIL import Image
 
 from mzsr_cli import settings
 from mzsr_cli.cubes.cube import CubeInfo, CubeReader, CubeWriter
@@ -59,6 +62,32 @@ def test_slice_axis_is_kept(tmp_path, name, slice_axis):
         np.testing.assert_array_equal(read_all(reader), cube)
     with open_cube(tmp_path / name) as reader:
         np.testing.assert_array_equal(read_all(reader), np.moveaxis(cube, 2, slice_axis))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex64", "int16"])
+@pytest.mark.parametrize("slice_axis", [0, 1, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_slices_of_one_column_are_all_kept(tmp_path, name, slice_axis, dtype):
+    """MATLAB drops the last axis of 1; the slices lie on another one, and in a resumed run too."""
+    cube = make_cube(dtype, (4, 1, 3))
+    options = {"like": like_for(name, tmp_path, slice_axis=slice_axis)}
+    part = tmp_path / (name + ".part")
+    first = create_cube(part, cube.shape, cube.dtype, **options)
+    first.write(2, cube[..., 2])
+    first.flush()
+    del first  # never closed, as after a kill
+    with create_cube(part, cube.shape, cube.dtype, resume=True, **options) as second:
+        for k in (0, 1):
+            second.write(k, cube[..., k])
+        for k in range(3):
+            np.testing.assert_array_equal(second.read(k), cube[..., k])
+    part.rename(tmp_path / name)
+    stored = np.moveaxis(cube, 2, slice_axis)
+    with open_cube(tmp_path / name) as reader:
+        np.testing.assert_array_equal(read_all(reader), stored)
+    if name == "c5.mat":
+        loaded = scipy.io.loadmat(tmp_path / name)["H"]
+        np.testing.assert_array_equal(loaded, stored[..., 0] if slice_axis < 2 else stored)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -379,6 +408,19 @@ def test_we_read_others_tiff(tmp_path):
             np.testing.assert_array_equal(read_all(reader), np.moveaxis(cube, 0, 2))
 
 
+def test_we_read_tiffs_written_page_by_page(tmp_path):
+    cube = make_cube("u2", (20, 37, 3))
+    images = [Image.fromarray(cube[..., k]) for k in range(3)]
+    images[0].save(tmp_path / "pil.tif", save_all=True, append_images=images[1:])
+    for name, big, tile in [("one.tif", False, None), ("big.tif", True, (16, 16))]:
+        with tifffile.TiffWriter(tmp_path / name, bigtiff=big) as file:
+            for k in range(3):
+                file.write(cube[..., k], contiguous=False, metadata=None, tile=tile)
+    for name in ("pil.tif", "one.tif", "big.tif"):
+        with open_cube(tmp_path / name) as reader:
+            np.testing.assert_array_equal(read_all(reader), cube, err_msg=name)
+
+
 def test_big_tiff_above_four_gigabytes(tmp_path, monkeypatch):
     monkeypatch.setattr("mzsr_cli.cubes.tiff._CLASSIC", 100)
     write_cube(tmp_path / "c.tif", make_cube("f4"))
@@ -433,6 +475,58 @@ def test_classes_of_carried_v5_variables_are_kept(tmp_path):
     loaded = scipy.io.loadmat(tmp_path / "out.mat")
     assert loaded["z"] == values["z"] and loaded["w"]["z"][0, 0] == values["z"]
     assert loaded["n"].dtype == np.float64 and loaded["s"]["n"][0, 0].dtype == np.float64
+
+
+def packed_v5(path, array_class, planes, others=b""):
+    """A v5 file of H, of a MATLAB class (and complex with two planes), packed as MATLAB packs what
+    fits into uint8; ``others`` are elements after it."""
+
+    def element(kind, data):
+        return struct.pack("<II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+    flags = array_class | (0x0800 if len(planes) == 2 else 0)
+    shape = struct.pack("<3i", *planes[0].shape)
+    body = element(6, struct.pack("<II", flags, 0)) + element(5, shape) + element(1, b"H")
+    for plane in planes:
+        body += element(2, plane.astype(np.uint8).tobytes("F"))
+    head = b"MATLAB 5.0 MAT-file".ljust(116) + bytes(8) + struct.pack("<H", 0x0100) + b"IM"
+    path.write_bytes(head + element(14, body) + others)
+
+
+@pytest.mark.parametrize(
+    ("array_class", "dtype"),
+    [(8, "i1"), (10, "i2"), (11, "u2"), (12, "i4"), (13, "u4"), (14, "i8")],
+)
+def test_packed_v5_integers_keep_their_class(tmp_path, array_class, dtype):
+    plane = make_cube("u1") // 2
+    packed_v5(tmp_path / "c.mat", array_class, [plane])
+    with open_cube(tmp_path / "c.mat") as reader:
+        assert reader.info.dtype == np.dtype(dtype)
+        np.testing.assert_array_equal(read_all(reader), plane)
+    other = io.BytesIO()
+    scipy.io.savemat(other, {"G": make_cube("f4")})
+    packed_v5(tmp_path / "two.mat", array_class, [plane], other.getvalue()[128:])
+    with open_cube(tmp_path / "two.mat", "G") as reader:
+        assert reader.carried()["H"].dtype == np.dtype(dtype)
+
+
+@pytest.mark.parametrize("part", ["i1", "u2", ">i4", "i8"])
+def test_complex_integers_are_complex128_in_every_mat(tmp_path, part):
+    """numpy has none; {real, imag} pairs of v7.3 are read as the two planes of v5 are."""
+    cube = make_cube("u1") // 2 + 1j * (make_cube("u1", seed=1) // 2)
+    packed_v5(tmp_path / "c5.mat", 10, [cube.real, cube.imag])
+    pairs = np.empty(SHAPE[::-1], [("real", part), ("imag", part)])
+    pairs["real"], pairs["imag"] = cube.real.T, cube.imag.T
+    with h5py.File(tmp_path / "c73.mat", "w", userblock_size=512) as file:
+        file["H"], file["G"] = pairs, pairs
+        for name in ("H", "G"):
+            file[name].attrs["MATLAB_class"] = np.bytes_(np.dtype(part).name)
+    for name in ("c5.mat", "c73.mat"):
+        with open_cube(tmp_path / name, "H") as reader:
+            assert reader.info.dtype == np.complex128
+            np.testing.assert_array_equal(read_all(reader), cube)
+            if name == "c73.mat":
+                np.testing.assert_array_equal(reader.carried()["G"], cube)
 
 
 @pytest.mark.parametrize("name", NAMES)

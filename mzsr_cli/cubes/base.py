@@ -306,7 +306,8 @@ def reserve(path: Path, size: int) -> None:
 
 
 def matlab_shape(plan: WritePlan) -> tuple[int, ...]:
-    """Stored shape as MATLAB has it: without a trailing axis of 1."""
+    """Stored shape as MATLAB has it: without a trailing axis of 1. Only for the file's header: the
+    samples lie as in ``plan.stored``, which alone has the axis of the slices in any case."""
     stored = plan.stored
     return stored[:2] if len(stored) == 3 and stored[2] == 1 else stored
 

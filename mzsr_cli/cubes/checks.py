@@ -159,6 +159,14 @@ def _one_line(error: Exception) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
+def candidates(found: list[VariableInfo]) -> list[VariableInfo]:
+    """The variables that could be the cube: 3-D numeric ones that are not empty, or else 2-D ones
+    that are no vectors."""
+    numeric = [v for v in found if v.numeric]
+    cubes = [v for v in numeric if len(v.shape) == 3 and min(v.shape) > 0]
+    return cubes or [v for v in numeric if len(v.shape) == 2 and min(v.shape) > 1]
+
+
 def choose_variable(path: Path, found: list[VariableInfo], wanted: str | None) -> VariableInfo:
     """The variable to use: ``wanted``, or the only 3-D numeric one, or the only 2-D one.
 
@@ -166,15 +174,14 @@ def choose_variable(path: Path, found: list[VariableInfo], wanted: str | None) -
     """
     if wanted is not None:
         return _named_variable(path, found, wanted)
-    for ndim in (3, 2):
-        fit = [v for v in found if v.numeric and len(v.shape) == ndim and _has_sides(v, ndim)]
-        if len(fit) == 1:
-            return fit[0]
-        if fit:
-            raise InputError(
-                f"{path}: {len(fit)} {ndim}-D numeric variables ({_listing(fit)}). "
-                "Pass --variable to say which."
-            )
+    fit = candidates(found)
+    if len(fit) == 1:
+        return fit[0]
+    if fit:
+        raise InputError(
+            f"{path}: {len(fit)} {len(fit[0].shape)}-D numeric variables ({_listing(fit)}). "
+            "Pass --variable to say which."
+        )
     larger = next((v for v in found if v.numeric and len(v.shape) > 3), None)
     remedy = "Pass --variable." if larger is None else _reshaped(larger.name, larger.shape)
     raise InputError(f"{path}: no 3-D numeric variable (found {_listing(found)}). {remedy}")
@@ -210,10 +217,6 @@ def _named_variable(path: Path, found: list[VariableInfo], wanted: str) -> Varia
             f"(found {_listing(found)}). Pass another --variable."
         )
     return named[0]
-
-
-def _has_sides(variable: VariableInfo, ndim: int) -> bool:
-    return ndim == 3 or min(variable.shape) > 1
 
 
 def _listing(found: list[VariableInfo], most: int = 12) -> str:

@@ -32,14 +32,16 @@ _COMPLEX = (("r", "i"), ("real", "imag"), ("re", "im"))
 
 def sample_dtype(dtype: DType) -> DType | None:
     """The native dtype of samples stored as ``dtype``, {real, imag} pairs included, or None."""
-    if dtype.names in _COMPLEX:
-        parts = {dtype[name].newbyteorder("=") for name in dtype.names or ()}
-        pair: dict[DType, DType] = {
-            np.dtype("f4"): np.dtype("c8"),
-            np.dtype("f8"): np.dtype("c16"),
-        }
-        return pair.get(parts.pop()) if len(parts) == 1 else None
-    return numeric_dtype(dtype)
+    return _pair_dtype(dtype) if dtype.names in _COMPLEX else numeric_dtype(dtype)
+
+
+def _pair_dtype(dtype: DType) -> DType | None:
+    """complex64 for pairs of float32, complex128 for float64 and (as in MAT v5) for integers."""
+    parts = {dtype[name].newbyteorder("=") for name in dtype.names or ()}
+    part = parts.pop()
+    if parts or not (part.kind in "iu" or part in (np.float32, np.float64)):
+        return None
+    return np.dtype(np.complex64 if part == np.float32 else np.complex128)
 
 
 def as_samples(raw: Array, dtype: DType) -> Array:

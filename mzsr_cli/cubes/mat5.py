@@ -81,7 +81,8 @@ def open_mat5(path: Path, variable: str | None, slice_axis: int) -> Mat5Reader:
 def _load(path: Path, variable: VariableInfo) -> Any:
     """A numeric variable in its MATLAB class, whatever smaller type the file packs it in.
 
-    (scipy's own ``mat_dtype`` drops the imaginary plane of single arrays.)
+    Complex integers, which numpy has not, become complex128. (scipy's own ``mat_dtype`` drops the
+    imaginary plane of single arrays.)
     """
     value = _loadmat(path, variable.name, False)
     part = _ITEMSIZE[variable.kind]
@@ -91,7 +92,7 @@ def _load(path: Path, variable: VariableInfo) -> Any:
         if variable.kind in ("double", "single"):
             dtype = f"c{2 * part}" if value.dtype.kind == "c" else f"f{part}"
             return value.astype(dtype, copy=False)
-        return value
+        return value if value.dtype.kind == "c" else value.astype(variable.kind, copy=False)
 
 
 def _load_carried(path: Path, variable: VariableInfo) -> tuple[Any, list[str]]:
@@ -233,8 +234,8 @@ class Mat5Writer(MappedWriter):
             if head != layout.head or file.read() != tail:
                 raise resume_error(path, "holds another cube")
         super().__init__(path, "mat5", plan, notes)
-        shape, plane = matlab_shape(plan), _plane_dtype(plan.dtype)
-        self._planes = [self.view(offset, shape, plane, "F") for offset in layout.planes]
+        plane = _plane_dtype(plan.dtype)
+        self._planes = [self.view(offset, plan.stored, plane, "F") for offset in layout.planes]
 
     def put(self, k: int, plane: Array) -> None:
         """See SliceWriter.put."""

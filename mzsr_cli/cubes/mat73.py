@@ -30,8 +30,8 @@ _DEEPEST = 16
 _CLASS_NAMES = {"float64": "double", "float32": "single"}
 
 
-class _NotCarriedError(ValueError):
-    """A carried variable has no MAT v7.3 form here; the message says why."""
+class _NotCarriedError(InputError):
+    """A carried variable has no MAT v7.3 form here; the message says only why."""
 
 
 def list_mat73(path: Path) -> list[VariableInfo]:
@@ -100,7 +100,7 @@ class Mat73Reader(H5Reader):
             try:
                 with reading(self.info.path, name):
                     kept[name] = _decode(self.file, self.file[name], 0)
-            except (_NotCarriedError, InputError) as error:
+            except InputError as error:
                 self.notes.append(f"variable '{name}' is not carried over: {error}")
         return kept
 
@@ -178,7 +178,7 @@ class Mat73Writer(PlainWriter):
             offset = int(dataset.id.get_offset())
         refused = _not_carried(plan).items()
         notes = [f"variable '{name}' is not carried over: {why}" for name, why in refused]
-        super().__init__(path, "mat73", plan, notes, offset, "F", matlab_shape(plan))
+        super().__init__(path, "mat73", plan, notes, offset, "F")
 
 
 def create_mat73(path: Path, plan: WritePlan) -> None:

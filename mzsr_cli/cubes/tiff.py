@@ -5,6 +5,7 @@ Results are uncompressed pages laid out before the first slice; above 4 GB they 
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from mzsr_cli.errors import InputError
 
 _CLASSIC = 2**32 - 2**25
 """Bytes of samples up to which a classic TIFF is written."""
+_MOST_TAGS = 4096
+"""Tags of a page above which tifffile takes it for damaged."""
 
 
 def list_tiff(path: Path) -> list[VariableInfo]:
@@ -31,6 +34,7 @@ def list_tiff(path: Path) -> list[VariableInfo]:
 
 def _stored(path: Path, file: Any) -> tuple[int, ...]:
     """(H, W, S) or (H, W) of the only series. Raises InputError for any other image."""
+    _check_pages(file)
     if len(file.series) != 1:
         sizes = ", ".join("x".join(map(str, series.shape)) for series in file.series[:6])
         raise InputError(
@@ -45,6 +49,29 @@ def _stored(path: Path, file: Any) -> tuple[int, ...]:
             "single-channel pages. Convert it to greyscale, or save one channel and one series."
         )
     return (*shape[-2:], *shape[:-2])
+
+
+def _check_pages(file: Any) -> None:
+    """Raise ValueError where the chain of pages breaks off: tifffile would show those before it."""
+    tiff, found = file.tiff, set[int]()
+    try:
+        offset = _number(file, 8 if file.is_bigtiff else 4, tiff.offsetformat)
+        while offset:
+            tags = _number(file, offset, tiff.tagnoformat)
+            if tags > _MOST_TAGS or offset in found:
+                raise ValueError(f"page {len(found) + 1} is damaged")
+            after = offset + tiff.tagnosize + tags * tiff.tagsize
+            following = _number(file, after, tiff.offsetformat)
+            found.add(offset)
+            offset = following
+    except struct.error as error:
+        raise ValueError(f"it ends before page {len(found) + 1} does") from error
+
+
+def _number(file: Any, offset: int, layout: str) -> int:
+    """The number at ``offset``. Raises struct.error past the end."""
+    file.filehandle.seek(offset)
+    return int(struct.unpack(layout, file.filehandle.read(struct.calcsize(layout)))[0])
 
 
 def open_tiff(path: Path, variable: str | None, slice_axis: int) -> SliceReader:

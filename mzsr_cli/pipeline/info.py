@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mzsr_cli import __version__
-from mzsr_cli.cubes.checks import available_memory
+from mzsr_cli.cubes.checks import available_memory, candidates
 from mzsr_cli.cubes.cube import VariableInfo
 from mzsr_cli.cubes.open import list_variables, open_cube
 from mzsr_cli.errors import MissingInputError, WeightsError
@@ -124,7 +124,7 @@ def cube_info(
         "cube": None,
         "notes": [],
     }
-    if variable is None and _is_open(found):
+    if variable is None and len(candidates(found)) > 1:
         facts["notes"].append("several variables could be the cube: pass --variable to say which")
         return facts
     with open_cube(path, variable, slice_axis) as reader:
@@ -141,16 +141,6 @@ def cube_info(
         }
         facts["notes"] += reader.notes
     return facts
-
-
-def _is_open(found: list[VariableInfo]) -> bool:
-    """Whether more than one variable could be the cube."""
-    for ndim in (3, 2):
-        fit = [v for v in found if v.numeric and len(v.shape) == ndim]
-        fit = fit if ndim == 3 else [v for v in fit if min(v.shape) > 1]
-        if fit:
-            return len(fit) > 1
-    return False
 
 
 def _variable(found: VariableInfo) -> dict[str, Any]:
