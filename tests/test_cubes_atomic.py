@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import errno
+import fcntl
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +60,25 @@ def test_target_that_appears_meanwhile_is_kept(tmp_path):
     output.discard()
     output.discard()
     assert [p.name for p in tmp_path.iterdir()] == ["c.npy"]
+
+
+@pytest.mark.parametrize("kind", ["first", "over Zarr", "over a file"])
+def test_what_lies_beside_a_zarr_result_is_kept(tmp_path, kind):
+    """Also under a name that looks like one of ours."""
+    target, beside = tmp_path / "c.zarr", tmp_path / "c.zarr.old"
+    beside.mkdir()
+    (beside / "mine.txt").write_text("precious")
+    if kind == "over Zarr":
+        write_cube(target, make_cube("f4"))
+    elif kind == "over a file":
+        target.write_text("old")
+    output = AtomicOutput(target, overwrite=kind != "first")
+    write_cube(output.part, make_cube("f8"))
+    output.commit()
+    with open_cube(target) as reader:
+        np.testing.assert_array_equal(read_all(reader), make_cube("f8"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.zarr", "c.zarr.old"]
+    assert (beside / "mine.txt").read_text() == "precious"
 
 
 def test_places_that_cannot_be_written(tmp_path, monkeypatch):
@@ -152,6 +174,64 @@ def test_damaged_and_missing_journals(tmp_path, header):
     path.write_text(json.dumps(header()) + '\n{"k": "x"}\n{}\n')
     with pytest.raises(ResumeError, match="without --resume"):
         Journal.resume(path, header())
+
+
+def test_an_open_journal_refuses_other_runs(tmp_path, header):
+    path, cube = tmp_path / "c.npy.journal", make_cube("f4")
+    with Journal.create(path, header()) as journal:
+        journal.add(0, cube[..., 0])
+        before = path.read_bytes()
+        for begin in (Journal.create, Journal.resume):
+            with pytest.raises(OutputError, match=r"c\.npy: another run .*\.journal is locked.*-o"):
+                begin(path, header())
+        assert path.read_bytes() == before
+        assert not os.get_inheritable(journal._file.fileno())
+        journal.add(1, cube[..., 1])
+    with Journal.resume(path, header()) as journal:
+        assert set(journal.finished) == {0, 1}
+        journal.remove()
+    Journal.create(path, header()).close()
+
+
+def test_a_failed_resume_leaves_no_lock(tmp_path, header):
+    path = tmp_path / "c.journal"
+    Journal.create(path, header()).close()
+    with pytest.raises(ResumeError) as kept:
+        Journal.resume(path, header(seed=1))
+    assert kept.value and not Journal.resume(path, header()).finished
+
+
+def test_a_lock_on_a_deleted_journal_is_none(tmp_path, header, monkeypatch):
+    """The run that held the journal deletes it between this one's opening and locking it."""
+    path, flock = tmp_path / "c.journal", fcntl.flock
+
+    def late(*arguments):
+        monkeypatch.undo()
+        path.unlink()
+        flock(*arguments)
+
+    path.touch()
+    monkeypatch.setattr(fcntl, "flock", late)
+    with Journal(path), pytest.raises(OutputError, match="another run"):
+        Journal(path)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, None])
+def test_systems_without_locks(tmp_path, header, monkeypatch, code):
+    def without(*_):
+        raise OSError(code, os.strerror(code))
+
+    if code is None:
+        monkeypatch.setattr("mzsr_cli.cubes.journal.fcntl", None)
+    else:
+        monkeypatch.setattr(fcntl, "flock", without)
+    path, cube = tmp_path / "c.journal", make_cube("f4")
+    with Journal.create(path, header()) as journal:
+        journal.add(0, cube[..., 0])
+    with Journal.resume(path, header()) as journal:
+        assert set(journal.finished) == {0}
+        journal.remove()
+    assert not path.exists()
 
 
 def test_identity_of_a_folder_changes_with_its_files(tmp_path):

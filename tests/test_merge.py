@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import scipy.io
 from cube_files import digest
 from upscale_files import content, field, names, run, save, tiny_weights, upscale
 
+from mzsr_cli.cubes.journal import Journal
 from mzsr_cli.pipeline.merge import listed
 
 SHAPE = (17, 13, 7)
@@ -172,6 +174,43 @@ def test_other_weights_and_another_input(
     third = made(source, tmp_path / "e.npy", tiny, "--slices", "3:7")
     assert merge(first, third, "-o", tmp_path / "m.npy") == 3
     assert "weights" in capfd.readouterr().err
+
+
+def test_copies_of_one_input(
+    tmp_path: Path, weights: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each part may be made from a copy of its own, of another time, but not of other samples."""
+    source = save(tmp_path / "c.npy", field(SHAPE))
+    whole = made(source, tmp_path / "whole.npy", weights)
+    copy, merged = tmp_path / "copy.npy", tmp_path / "m.npy"
+    copy.write_bytes(source.read_bytes())
+    os.utime(copy, (1, 1))
+    first = made(source, tmp_path / "a.npy", weights, "--slices", "0:3")
+    second = made(copy, tmp_path / "b.npy", weights, "--slices", "3:7")
+    assert merge(first, second, "-o", merged) == 0
+    assert merged.read_bytes() == whole.read_bytes()
+    cube = field(SHAPE)
+    cube[0, 0, 0] += 1
+    save(copy, cube)
+    second = made(copy, second, weights, "--slices", "3:7", "--overwrite")
+    assert merge(first, second, "-o", merged, "--overwrite") == 3
+    assert "input_identity.first" in capfd.readouterr().err
+
+
+def test_a_target_that_another_run_writes(
+    tmp_path: Path, weights: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = save(tmp_path / "c.npy", field(SHAPE))
+    parts = parts_of(source, tmp_path / "parts", weights, "0:3", "3:7")
+    target = tmp_path / "m.npy"
+    with Journal(tmp_path / "m.npy.journal"):
+        (tmp_path / "m.npy.part").write_text("theirs")
+        before = content(tmp_path)
+        assert merge(*parts, "-o", target) == 4
+        assert "m.npy: another run is writing it" in capfd.readouterr().err
+        assert content(tmp_path) == before
+    assert merge(*parts, "-o", target) == 0
+    assert names(tmp_path) == ["c.npy", "m.npy", "m.npy.json", "parts"]
 
 
 def test_provenance_that_is_missing_or_wrong(

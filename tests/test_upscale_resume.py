@@ -31,6 +31,7 @@ from upscale_files import (
 )
 
 from mzsr_cli.cli import show
+from mzsr_cli.cubes.open import create_cube
 from mzsr_cli.errors import OutputError, ResumeError
 from mzsr_cli.pipeline.upscale import upscale_cube
 from mzsr_cli.settings import (
@@ -370,6 +371,52 @@ def test_interrupted_image_resumes(tmp_path: Path, weights: Path, dtype: str) ->
     assert not (tmp_path / "broken.png").exists()
     upscale_cube(source, tmp_path / "broken.png", settings, resume=True)
     assert (tmp_path / "broken.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_second_run_of_one_name_is_refused(
+    tmp_path: Path, resume: bool, done: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """At any moment of the first, which ends with its own bytes."""
+    source, target = save(tmp_path / "c.npy", field()), tmp_path / "o.npy"
+    options = ("--scale", 2, "--method", "spline", "--overwrite")
+    assert upscale(source, *options, "-o", tmp_path / "whole.npy") == 0
+    np.save(target, np.zeros(3))
+    settings = UpscaleSettings(scale=(2.0, 2.0), method=Method.SPLINE, precision=Precision.FP32)
+    more = ("--resume",) if resume else ()
+
+    def again(*_: Any) -> None:
+        if len(ticker.calls) == done:
+            before = names(tmp_path)
+            assert upscale(source, *options, "--slices", "1:3", "-o", target, *more) == 4
+            assert "o.npy: another run is writing it" in capfd.readouterr().err
+            assert names(tmp_path) == before
+        ticker(*_)
+
+    ticker = StopAfter(-1)
+    upscale_cube(source, target, settings, overwrite=True, on_slice=again)
+    assert target.read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    assert "o.npy.journal" not in names(tmp_path)
+
+
+def test_resume_while_the_first_run_lays_out_its_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """There is an old result, a journal and no part: that run has not ended for all that."""
+    source, target = save(tmp_path / "c.npy", field()), tmp_path / "o.npy"
+    options = (source, "--scale", 2, "--method", "spline", "--overwrite", "-o", target)
+    assert upscale(*options) == 0
+
+    def create(*arguments: Any, **named: Any) -> Any:
+        monkeypatch.undo()
+        assert upscale(*options, "--resume") == 4
+        assert "another run" in capfd.readouterr().err
+        return create_cube(*arguments, **named)
+
+    monkeypatch.setattr("mzsr_cli.pipeline.upscale.create_cube", create)
+    assert upscale(*options) == 0
+    assert names(tmp_path) == ["c.npy", "o.npy", "o.npy.json"]
 
 
 KILLED = """

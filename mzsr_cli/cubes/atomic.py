@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from secrets import token_hex
 
 from mzsr_cli.cubes.base import fsync_path
 from mzsr_cli.cubes.checks import format_bytes, writing
@@ -87,10 +88,11 @@ class AtomicOutput:
 
     def _replace_folder(self) -> None:
         """Folders cannot be renamed over one another: the old one steps aside first."""
-        old = self.target.with_name(self.target.name + ".old")
-        remove(old)
-        if os.path.lexists(self.target):
-            os.rename(self.target, old)
+        if not os.path.lexists(self.target):
+            os.rename(self.part, self.target)
+            return
+        old = self.target.with_name(f"{self.target.name}.old-{token_hex(4)}")
+        os.rename(self.target, old)
         os.rename(self.part, self.target)
         remove(old)
 

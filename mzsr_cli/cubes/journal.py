@@ -1,23 +1,32 @@
 """Journal of finished slices, JSON lines: a header, then one line a slice.
 
 A line is written only after the slice's samples are durable, and is durable itself before
-``add`` returns. A line torn by a kill is dropped on resume.
+``add`` returns. A line torn by a kill is dropped on resume. An open journal is locked: while one
+run writes a result, no other run does. A killed run's lock goes with it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
+from mzsr_cli.cubes.atomic import JOURNAL
 from mzsr_cli.cubes.base import fsync_path
 from mzsr_cli.cubes.checks import reading, writing
 from mzsr_cli.cubes.cube import Array, CubeInfo
-from mzsr_cli.errors import ResumeError
+from mzsr_cli.errors import OutputError, ResumeError
+
+try:
+    import fcntl
+except ImportError:  # not on every system
+    fcntl = None  # type: ignore[assignment]
 
 _END = 1 << 20
 """Bytes hashed at either end of the input."""
@@ -85,35 +94,48 @@ def has_header(path: Path) -> bool:
 
 
 class Journal:
-    """Open journal. ``finished`` maps each finished slice to its report."""
+    """Open journal, locked until it is closed. ``finished`` maps each finished slice to its report.
+
+    Raises OutputError, also where another run has it open.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.finished: dict[int, dict[str, Any]] = {}
         self._digests: dict[int, str] = {}
-        with writing(path):
-            self._file = open(path, "ab")  # noqa: SIM115 - closed by close()
+        self._file = _open_locked(path)
 
     @classmethod
     def create(cls, path: Path, header: Mapping[str, Any]) -> Journal:
-        """Begin a journal, in place of any old one. Raises OutputError."""
-        path.unlink(missing_ok=True)
-        journal = cls(path)
-        journal._append(dict(header))
-        fsync_path(path.parent)
+        """Begin a journal, in place of any old one. Raises OutputError (also: another run's)."""
+        with cls(path), writing(path):
+            path.unlink(missing_ok=True)
+        with ExitStack() as stack:
+            journal = stack.enter_context(cls(path))
+            journal._append(dict(header))
+            fsync_path(path.parent)
+            stack.pop_all()
         return journal
 
     @classmethod
     def resume(cls, path: Path, header: Mapping[str, Any]) -> Journal:
-        """Go on with a journal. Raises ResumeError (none, damaged, other input or settings)."""
-        lines, good = _read_lines(path)
-        _check_header(path, lines[0], _as_json(dict(header)))
-        finished, digests = _finished(path, lines[1:])
-        with writing(path), open(path, "r+b") as file:
-            file.truncate(good)
-        journal = cls(path)
-        journal.finished, journal._digests = finished, digests
+        """Go on with a journal. Raises ResumeError (none, damaged, other input or settings),
+        OutputError (another run's)."""
+        if not path.exists():
+            raise ResumeError(f"{path}: no journal of an unfinished run. Start without --resume.")
+        with ExitStack() as stack:
+            journal = stack.enter_context(cls(path))
+            journal._take_up(header)
+            stack.pop_all()
         return journal
+
+    def _take_up(self, header: Mapping[str, Any]) -> None:
+        """What the file tells of an unfinished run; a torn last line is cut off."""
+        lines, good = _read_lines(self.path)
+        _check_header(self.path, lines[0], _as_json(dict(header)))
+        self.finished, self._digests = _finished(self.path, lines[1:])
+        with writing(self.path):
+            self._file.truncate(good)
 
     def add(self, k: int, rows: Iterable[Array], report: Mapping[str, Any] | None = None) -> None:
         """Record slice ``k``, whose samples the writer has flushed. Raises OutputError.
@@ -135,10 +157,10 @@ class Journal:
         self._file.close()
 
     def remove(self) -> None:
-        """Close and delete, once the result has its final name."""
-        self.close()
+        """Delete and close, once the result has its final name."""
         with writing(self.path):
             self.path.unlink(missing_ok=True)
+        self.close()
 
     def _append(self, line: dict[str, Any]) -> None:
         with writing(self.path):
@@ -151,6 +173,44 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _open_locked(path: Path) -> BinaryIO:
+    """``path`` for appending, locked; once more where a run that ended has just deleted it."""
+    file = _opened(path)
+    if os.fstat(file.fileno()).st_nlink == 0:
+        file.close()
+        file = _opened(path)
+    return file
+
+
+def _opened(path: Path) -> BinaryIO:
+    with writing(path):
+        file = open(path, "ab")  # noqa: SIM115 - closed by Journal.close()
+    if not _lock(file):
+        file.close()
+        target = path.with_name(path.name.removesuffix(JOURNAL))
+        raise OutputError(
+            f"{target}: another run is writing it ({path.name} is locked). Wait for it, or type "
+            "another name with -o."
+        )
+    return file
+
+
+def _lock(file: BinaryIO) -> bool:
+    """False where another run holds the lock; file systems and systems without locks go on.
+
+    It goes with the process: children do not inherit the file.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:

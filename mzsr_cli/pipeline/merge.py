@@ -14,7 +14,7 @@ import numpy as np
 from mzsr_cli.cubes.atomic import AtomicOutput
 from mzsr_cli.cubes.checks import format_shape, matlab_name, writing
 from mzsr_cli.cubes.cube import CubeReader, CubeWriter, Shape
-from mzsr_cli.cubes.journal import differences
+from mzsr_cli.cubes.journal import Journal, differences
 from mzsr_cli.cubes.open import create_cube, list_variables, open_cube, output_format
 from mzsr_cli.errors import InputError, UsageError
 from mzsr_cli.pipeline.slices import parse_slices
@@ -53,6 +53,8 @@ class Part:
         """What must be the same in all parts of a cube."""
         settings = {k: v for k, v in self.record["settings"].items() if k != "slices"}
         shared = {key: self.record[key] for key in SAME}
+        shared["input_identity"] = dict(shared["input_identity"])
+        shared["input_identity"].pop("mtime_ns", None)  # copies of one file are one input
         return shared | {"settings": settings, "slice": list(self.shape[:2])}
 
     def open(self) -> CubeReader:
@@ -120,20 +122,21 @@ def merge_cubes(
         planned = output_format(target, shape, first.info.dtype, first.info)
         output = AtomicOutput(target, overwrite, planned.nbytes)
         text = AtomicOutput(provenance_path(target), overwrite=True)
-        try:
-            with create_cube(
-                output.part, shape, first.info.dtype, carried=first.carried(), like=first.info
-            ) as writer:
-                _copy(parts, wanted, writer, on_slice)
-            record = _record(parts, wanted, slices, target, writer, first.notes)
-            record["merge_seconds"] = round(time.monotonic() - begin, 3)
-            with writing(text.part):
-                text.part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            output.commit()
-            text.commit()
-        finally:
-            output.discard()
-            text.discard()
+        with Journal(output.journal):
+            try:
+                with create_cube(
+                    output.part, shape, first.info.dtype, carried=first.carried(), like=first.info
+                ) as writer:
+                    _copy(parts, wanted, writer, on_slice)
+                record = _record(parts, wanted, slices, target, writer, first.notes)
+                record["merge_seconds"] = round(time.monotonic() - begin, 3)
+                with writing(text.part):
+                    text.part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+                output.commit()
+                text.commit()
+            finally:
+                text.discard()
+                output.discard()  # last, as the lock's name goes
     return record
 
 

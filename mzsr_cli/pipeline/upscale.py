@@ -21,7 +21,7 @@ from mzsr_cli.cubes.cube import CubeReader, CubeWriter
 from mzsr_cli.cubes.image import ImageReader, ImageWriter
 from mzsr_cli.cubes.journal import Journal, has_header, input_identity, journal_header
 from mzsr_cli.cubes.open import create_cube, open_cube
-from mzsr_cli.errors import InputError, MzsrError, ResumeError, UsageError
+from mzsr_cli.errors import InputError, ResumeError, UsageError
 from mzsr_cli.imaging.normalize import (
     Range,
     merged,
@@ -82,9 +82,10 @@ def upscale_cube(
                 *doubts(journal.finished.values()),
                 *_chroma(reader, writer, plan),
             ]
-        facts = executor.facts(plan) | {"seconds": round(time.monotonic() - begin, 3)}
-        record = _provenance(reader, writer, journal, plan, notes, facts)
-        _finish(output, journal, record)
+        with journal:
+            facts = executor.facts(plan) | {"seconds": round(time.monotonic() - begin, 3)}
+            record = _provenance(reader, writer, journal, plan, notes, facts)
+            _finish(output, journal, record)
     return record
 
 
@@ -133,10 +134,10 @@ def _writing(
             resume=resuming,
         ) as writer:
             yield writer, journal
-    except (MzsrError, OSError) as error:
-        journal.close()
-        if isinstance(error, (InputError, UsageError)) and not resuming:
-            output.discard()
+    except BaseException as error:
+        with journal:  # held until what it is of is gone
+            if isinstance(error, (InputError, UsageError)) and not resuming:
+                output.discard()
         raise
 
 
@@ -268,12 +269,14 @@ def _conclude(target: Path) -> None:
     """Take the last steps of a run that was killed after its result had got its final name."""
     output = AtomicOutput(target, overwrite=True)
     text = AtomicOutput(provenance_path(target), overwrite=True)
-    if not (target.exists() and output.journal.exists()) or output.part.exists():
+    if not (target.exists() and output.journal.exists()):
         return
-    if text.part.exists():
-        text.commit()
-    with writing(output.journal):
-        output.journal.unlink()
+    with Journal(output.journal) as journal:
+        if output.part.exists():
+            return
+        if text.part.exists():
+            text.commit()
+        journal.remove()
 
 
 def _finish(output: AtomicOutput, journal: Journal, record: dict[str, Any]) -> None:
