@@ -20,7 +20,7 @@ from PIL import Image
 from mzsr_cli import settings
 from mzsr_cli.cubes.cube import CubeInfo, CubeReader, CubeWriter
 from mzsr_cli.cubes.open import create_cube, list_variables, open_cube, output_format
-from mzsr_cli.errors import ResumeError, UsageError
+from mzsr_cli.errors import InputError, ResumeError, UsageError
 
 NAMES = ["c5.mat", "c73.mat", "c.h5", "c.npy", "c.npz", "c.zarr", "c.tif"]
 
@@ -419,6 +419,25 @@ def test_we_read_tiffs_written_page_by_page(tmp_path):
     for name in ("pil.tif", "one.tif", "big.tif"):
         with open_cube(tmp_path / name) as reader:
             np.testing.assert_array_equal(read_all(reader), cube, err_msg=name)
+
+
+@pytest.mark.parametrize("written", ["appended", "kept open", "compressed"])
+def test_we_read_tiffs_written_page_by_page_as_tifffile_does(tmp_path, written):
+    """By default each page is an image of its own there; equal ones are a stack, others are not."""
+    cube, path = make_cube("f4", (20, 37, 5)), tmp_path / "c.tif"
+    more = {"compression": "zlib"} if written == "compressed" else {}
+    with tifffile.TiffWriter(path, bigtiff=written == "kept open") as file:
+        for k in range(5 if written != "appended" else 1):
+            file.write(np.ascontiguousarray(cube[..., k]), **more)
+    for k in range(1, 5 if written == "appended" else 1):
+        tifffile.imwrite(path, np.ascontiguousarray(cube[..., k]), append=True)
+    assert list_variables(path)[0].shape == (20, 37, 5)
+    for axis in range(3):
+        with open_cube(path, slice_axis=axis) as reader:
+            np.testing.assert_array_equal(read_all(reader), np.moveaxis(cube, axis, 2))
+    tifffile.imwrite(path, np.zeros((20, 36), np.float32), append=True)
+    with pytest.raises(InputError, match="its pages differ in size or type"):
+        open_cube(path)
 
 
 def test_big_tiff_above_four_gigabytes(tmp_path, monkeypatch):

@@ -663,6 +663,12 @@ def test_init_decides_the_network(kind: str, folder: Path, tmp_path: Path) -> No
     loaded = load_weights(output)
     assert loaded.settings == NETWORK
     assert loaded.facts["init"]["sha256"] == load_weights(init).digest
+    again = tmp_path / "again.safetensors"
+    assert exit_code(command(kind, folder, again, "--init", str(output))) == 0
+    told = load_weights(again).facts
+    assert told["data"] and told["held_out"]
+    assert told["init"]["facts"]["init"]["sha256"] == load_weights(init).digest
+    assert not {"data", "held_out"} & told["init"]["facts"].keys()
     moved = [
         float((p - q).abs().max())
         for p, q in zip(

@@ -25,16 +25,32 @@ _MOST_TAGS = 4096
 
 def list_tiff(path: Path) -> list[VariableInfo]:
     """The stack, without reading it; shape in (H, W, S) order. Raises InputError."""
-    with reading(path), tifffile.TiffFile(path) as file:
+    with reading(path), _opened(path) as file:
         shape = _stored(path, file)
         dtype = np.dtype(file.series[0].dtype)
     numeric = numeric_dtype(dtype) is not None
     return [VariableInfo("", shape, str(dtype), cube_bytes(shape, dtype), numeric)]
 
 
+def _opened(path: Path) -> Any:
+    """The file; equal pages that were written one by one, each as an image of its own (what
+    tifffile does by default), as one stack."""
+    file = tifffile.TiffFile(path)
+    try:
+        _check_pages(file)
+        kinds = {(each.kind, each.shape, each.dtype) for each in file.series}
+        pages = len(kinds) == 1 < len(file.series) and file.series[0].axes == "YX"
+        if not (pages and file.series[0].kind == "shaped"):
+            return file
+    except Exception:
+        file.close()
+        raise
+    file.close()
+    return tifffile.TiffFile(path, is_shaped=False)
+
+
 def _stored(path: Path, file: Any) -> tuple[int, ...]:
     """(H, W, S) or (H, W) of the only series. Raises InputError for any other image."""
-    _check_pages(file)
     if len(file.series) != 1:
         sizes = ", ".join("x".join(map(str, series.shape)) for series in file.series[:6])
         raise InputError(
@@ -80,7 +96,7 @@ def open_tiff(path: Path, variable: str | None, slice_axis: int) -> SliceReader:
     Raises InputError (damaged, colour, unequal pages, a compression that is not installed).
     """
     with reading(path):
-        file = tifffile.TiffFile(path)
+        file = _opened(path)
     try:
         with reading(path):
             stored = _stored(path, file)

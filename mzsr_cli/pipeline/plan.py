@@ -353,7 +353,7 @@ def choose_weights(
     kind = "images" if is_image else "channels"
     fitting = [path for path in catalog.shipped() if path.stem.startswith(kind)]
     if fitting:
-        return Method.MZSR, _fitting(best_of(fitting, settings), device), []
+        return Method.MZSR, _fitting(best_of(fitting, settings, max(scale)), device), []
     if settings.method is Method.MZSR:
         raise WeightsError(
             f"--method mzsr: no shipped weights fit ({kind}). Name some with --weights, train "
@@ -380,7 +380,7 @@ def second_weights(
     checked = check.enabled and check.second and settings.consistency.enabled
     if alone or shared or far or not checked:
         return None
-    return _fitting(best_of(fitting, settings), device)
+    return _fitting(best_of(fitting, settings, max(scale)), device)
 
 
 def name_and_hash(weights: Weights | None) -> dict[str, str] | None:
@@ -388,17 +388,20 @@ def name_and_hash(weights: Weights | None) -> dict[str, str] | None:
     return {"name": weights.name, "sha256": weights.digest} if weights is not None else None
 
 
-def best_of(paths: list[Path], settings: UpscaleSettings) -> Path:
+def best_of(paths: list[Path], settings: UpscaleSettings, scale: float) -> Path:
     """Of several weights of a kind: those trained on bicubic pairs alone where the cube is one
-    (antialiased, no blur), else those trained on random degradations."""
+    (antialiased, no blur), else those trained on random degradations; of these the ones whose
+    largest scale is the smallest that reaches ``scale``, or the largest of all."""
+    facts = {path: read_header(path)["facts"] for path in paths}
     plain = settings.kernel == "none" and settings.sampling is Sampling.BICUBIC
     wanted = DegradationMix.BICUBIC if plain else DegradationMix.RANDOM
-    exact = [p for p in paths if read_header(p)["facts"].get("degradations") == str(wanted)]
-    general = [
-        p for p in paths
-        if read_header(p)["facts"].get("degradations") == str(DegradationMix.RANDOM)
-    ]  # fmt: skip
-    return (exact or general or paths)[-1]
+    mixes = {path: known.get("degradations") for path, known in facts.items()}
+    exact = [p for p in paths if mixes[p] == str(wanted)]
+    general = [p for p in paths if mixes[p] == str(DegradationMix.RANDOM)]
+    longest = {p: max(facts[p].get("scales") or [2.0]) for p in exact or general or paths}
+    reaching = {p: far for p, far in longest.items() if far >= scale}
+    reach = min(reaching.values()) if reaching else max(longest.values())
+    return [p for p, far in longest.items() if far == reach][-1]
 
 
 def _fitting(path: Path, device: torch.device) -> Weights:

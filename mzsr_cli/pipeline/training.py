@@ -333,6 +333,23 @@ def _digest(slices: list[Planes]) -> str:
     return digest.hexdigest()
 
 
+_LISTS = ("data", "held_out")
+"""Facts that name every file: a header tells those of its own training, not its ancestors'."""
+
+
+def _ancestor(init: Weights) -> dict[str, Any]:
+    """What a header tells of the weights that a training began with, and of theirs."""
+    return {"name": init.name, "sha256": init.digest, "facts": _without_lists(init.facts)}
+
+
+def _without_lists(facts: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: fact for name, fact in facts.items() if name not in _LISTS}
+    before = facts.get("init")
+    if isinstance(before, dict):
+        kept["init"] = before | {"facts": _without_lists(before.get("facts", {}))}
+    return kept
+
+
 def _facts(
     kind: str,
     sources: list[Source],
@@ -357,7 +374,7 @@ def _facts(
             "bounds": asdict(KEEPING),
             "stages": asdict(StageSettings()),
         },
-        "init": {"name": init.name, "sha256": init.digest, "facts": init.facts} if init else None,
+        "init": _ancestor(init) if init else None,
         "meta": asdict(meta) if meta else None,
         "degradations": str(tasks.mix),
         "scales": list(tasks.scales),
