@@ -473,6 +473,7 @@ def test_interrupted_command_line(tmp_path: Path, weights: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.decode().splitlines()[-1] == "mzsr: interrupted" and b"Traceback" not in err
+    said = "mzsr: interrupted. Type the same command with --resume to go on where it stopped."
+    assert err.decode().splitlines()[-1] == said and b"Traceback" not in err
     assert names(tmp_path) == ["c.npy", "o.npy.journal", "o.npy.part"]
     assert until(lambda: not session_of(process.pid), 20)

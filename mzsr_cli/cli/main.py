@@ -27,6 +27,10 @@ COMMANDS = {
 }
 
 
+RESUMABLE = ("upscale", "benchmark", "pretrain", "meta-train")
+"""Commands with an option --resume."""
+
+
 class LazyGroup(click.Group):
     """Imports a command's module only when that command runs, so that --help stays quick."""
 
@@ -102,11 +106,8 @@ def exit_code(arguments: list[str] | None = None) -> int:
     keep_freed_memory()
     try:
         result: Any = main.main(args=arguments, prog_name="mzsr", standalone_mode=False)
-    except click.exceptions.Abort:
-        show.error("interrupted")
-        return 130
-    except KeyboardInterrupt:
-        show.error("interrupted")
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        show.error(f"interrupted{_way_on(sys.argv[1:] if arguments is None else arguments)}")
         return 130
     except click.ClickException as error:
         error.show(show.stderr())
@@ -121,6 +122,13 @@ def exit_code(arguments: list[str] | None = None) -> int:
         show.error(show.refusal(error, "a file or stream"))
         return 4
     return result if isinstance(result, int) else 0
+
+
+def _way_on(arguments: list[str]) -> str:
+    """What goes on with an interrupted command, if it can."""
+    if next((word for word in arguments if word in COMMANDS), None) not in RESUMABLE:
+        return ""
+    return ". Type the same command with --resume to go on where it stopped."
 
 
 if __name__ == "__main__":
