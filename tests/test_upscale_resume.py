@@ -31,8 +31,10 @@ from upscale_files import (
 )
 
 from mzsr_cli.cli import show
+from mzsr_cli.cubes.base import ArrayReader
+from mzsr_cli.cubes.hdf5 import H5Reader
 from mzsr_cli.cubes.open import create_cube
-from mzsr_cli.errors import OutputError, ResumeError
+from mzsr_cli.errors import OutputError, ResourceError, ResumeError
 from mzsr_cli.pipeline.upscale import upscale_cube
 from mzsr_cli.settings import (
     Adapting,
@@ -119,6 +121,37 @@ def test_a_file_system_that_goes_is_said_and_survived(
     monkeypatch.undo()
     left = names(tmp_path)
     assert f"{broken.name}.part" in left and f"{broken.name}.journal" in left
+    ticker = StopAfter(-1)
+    upscale_cube(source, broken, settings, resume=True, on_slice=ticker)
+    assert ticker.calls[0][2] is None, "the first slice had been finished"
+    assert digest(broken) == digest(whole)
+
+
+@pytest.mark.parametrize("name", ["c.npy", "c_v73.mat", "c.zarr"])
+def test_an_input_that_goes_is_said_and_survived(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Finished slices are kept; chunks of a Zarr folder that is gone do not read as zeros."""
+    source, settings = save(tmp_path / name, field((H, W, 5))), settings_of(weights)
+    whole, broken, away = (tmp_path / f"{n}{source.suffix}" for n in ("whole", "broken", "away"))
+    upscale_cube(source, whole, settings)
+
+    def gone(self: Any, k: int) -> Any:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def vanish(finished: int, count: int, report: Any) -> None:
+        if finished == 1 and name == "c.zarr":
+            source.rename(away)
+        elif finished == 1:
+            for reader in (ArrayReader, H5Reader):
+                monkeypatch.setattr(reader, "fetch", gone)
+
+    with pytest.raises(ResourceError, match=f"{name}.*does not answer"):
+        upscale_cube(source, broken, settings, on_slice=vanish)
+    monkeypatch.undo()
+    if away.exists():
+        away.rename(source)
+    assert (tmp_path / f"{broken.name}.part").exists()
     ticker = StopAfter(-1)
     upscale_cube(source, broken, settings, resume=True, on_slice=ticker)
     assert ticker.calls[0][2] is None, "the first slice had been finished"

@@ -120,9 +120,17 @@ def check_memory(path: Path, what: str, needed: int) -> None:
         )
 
 
+_LOST = (
+    *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN),
+    *(errno.ECONNRESET, errno.ECONNABORTED, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+)
+"""What a disk or a file system says that does not answer any more."""
+
+
 @contextmanager
 def reading(path: Path, what: str = "it") -> Iterator[None]:
-    """Turn whatever a parser raises on a damaged or hostile file into one InputError line."""
+    """Turn whatever a parser raises on a damaged or hostile file into one InputError line, and a
+    disk or file system that does not answer into a ResourceError."""
     try:
         yield
     except MzsrError:
@@ -132,6 +140,11 @@ def reading(path: Path, what: str = "it") -> Iterator[None]:
     except PermissionError as error:
         raise InputError(f"{path}: no permission to read it. Check its mode (ls -l).") from error
     except Exception as error:  # third-party parsers raise anything on damaged bytes
+        if isinstance(error, OSError) and error.errno in _LOST:
+            raise ResourceError(
+                f"{path}: cannot read {what} ({error.strerror or _one_line(error)}): its disk or "
+                "file system does not answer. Type the same again once it does."
+            ) from error
         raise InputError(
             f"{path}: cannot read {what} ({_one_line(error)}). The file is truncated, damaged or "
             "of another format than its name says: copy or save it again."

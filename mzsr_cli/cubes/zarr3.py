@@ -6,6 +6,7 @@ Each slice is a file of its own, so any order of writes gives the same folder. T
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -73,19 +74,31 @@ def open_zarr(path: Path, variable: str | None, slice_axis: int) -> ZarrReader:
             )
         info = cube_info(path, "zarr", name or None, array.shape, array.dtype, slice_axis)
         check_memory(path, "one chunk", cube_bytes(array.chunks, info.dtype))
-    return ZarrReader(info, array)
+    return ZarrReader(info, array, path / name)
+
+
+_METADATA = ("zarr.json", ".zarray")
+"""Files of an array's folder that say what it is."""
 
 
 class ZarrReader(SliceReader):
-    """Reader of one array of a Zarr folder."""
+    """Reader of one array of a Zarr folder.
 
-    def __init__(self, info: CubeInfo, array: Any) -> None:
+    A chunk that is not there stands for zeros, so that a folder that is gone would read as such: it
+    is looked at after each slice.
+    """
+
+    def __init__(self, info: CubeInfo, array: Any, folder: Path) -> None:
         super().__init__(info)
-        self._array = array
+        self._array, self._folder = array, folder
+        self._known = [name for name in _METADATA if (folder / name).exists()]
 
     def fetch(self, k: int) -> Array:
         """See SliceReader.fetch."""
-        return np.asarray(self._array[at(self.info.ndim, self.info.slice_axis, k)])
+        plane = np.asarray(self._array[at(self.info.ndim, self.info.slice_axis, k)])
+        if not all((self._folder / name).exists() for name in self._known):
+            raise OSError(errno.ESTALE, "the folder is gone")
+        return plane
 
 
 class ZarrWriter(SliceWriter):
