@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
-from mzsr_cli.cli.main import exit_code
+from mzsr_cli.cli.main import COMMANDS, exit_code, main
 from mzsr_cli.pipeline import plan
 
 
@@ -65,3 +67,56 @@ def test_dry_run_says_that_the_output_exists(cube: Path) -> None:
     assert command(cube, "--scale", "2") == 0
     assert command(cube, "--scale", "2", "--dry-run") == 2
     assert command(cube, "--scale", "2", "--dry-run", "--overwrite") == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_click_looks_options_up_by_the_names_that_one_types(name: str) -> None:
+    """In the environment and in a file; another name would be passed over in silence."""
+    chosen = main.get_command(click.Context(main), name)
+    assert chosen is not None
+    for parameter in chosen.params:
+        typed = [option.lstrip("-").replace("-", "_") for option in parameter.opts]
+        assert parameter.name in typed
+
+
+def test_options_that_are_repeated_come_from_file_and_environment(
+    cube: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, record = cube.with_name("run.toml"), cube.with_name("record.json")
+    config.write_text(
+        f"[benchmark]\nmethod = ['bicubic', 'spline']\ndegradation = 'direct'\njson = '{record}'\n"
+        "quiet = true\noverwrite = true\n"
+    )
+    assert exit_code(["--config", str(config), "benchmark", str(cube)]) == 0
+    found = json.loads(record.read_text())
+    assert found["methods"] == ["bicubic", "spline"]
+    assert list(found["facts"]["degradations"]) == ["direct"]
+    monkeypatch.setenv("MZSR_BENCHMARK_METHOD", "wiener")
+    assert exit_code(["--config", str(config), "benchmark", str(cube)]) == 0
+    assert json.loads(record.read_text())["methods"] == ["wiener"]
+
+
+def test_json_from_the_environment(
+    cube: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MZSR_INFO_JSON", "1")
+    assert exit_code(["info", str(cube)]) == 0
+    assert json.loads(capsys.readouterr().out)["cube"]["shape"] == [13, 11, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        ("verbose = 2", "--verbose"),
+        ("steps = 1.5", "--steps"),
+        ("scale = true", "--scale"),
+        ("size = [20.5, 30]", "--size"),
+    ],
+)
+def test_values_of_a_wrong_type_are_refused(
+    cube: Path, text: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = cube.with_name("run.toml")
+    config.write_text(f"[upscale]\n{text}\n")
+    assert exit_code(["--config", str(config), "upscale", str(cube), "--dry-run"]) == 2
+    assert option in capsys.readouterr().err

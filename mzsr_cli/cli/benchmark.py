@@ -28,12 +28,12 @@ _FILE = click.Path(dir_okay=False)
               "slice's time.")  # fmt: skip
 @click.option("--scale", type=opt.Scale(), default=f"{_DEFAULTS.scale[0]:g}",
               help="Factor, 1.1 to 32; 4x1.5 is rows x columns.")  # fmt: skip
-@click.option("--degradation", "degradations", multiple=True, metavar="NAME|KERNEL/SAMPLING",
+@click.option("--degradation", multiple=True, metavar="NAME|KERNEL/SAMPLING",
               help="bicubic, direct, ganid, g2.0d (Gaussian of that variance, direct sampling), "
               "g1.3b (bicubic sampling), or gaussian:4,1,-0.5/direct, kernel.mat/direct; repeat "
               f"for more. [images: {' '.join(IMAGE_DEGRADATIONS)}; cubes: "
               f"{' '.join(CUBE_DEGRADATIONS)}]")  # fmt: skip
-@click.option("--method", "methods", multiple=True, metavar="METHOD",
+@click.option("--method", multiple=True, metavar="METHOD",
               help="Methods of upscale, with mzsr:N for N steps; mzsr-paper:N (Algorithm 2 alone: "
               "no consistency, no self-check, one view), mzsr+:N (eight views), bicubic-paper "
               "(pixel-centred whatever the sampling), tv (total variation), "
@@ -41,7 +41,7 @@ _FILE = click.Path(dir_okay=False)
               "more. "
               f"[{' '.join(_DEFAULTS.methods)}]")  # fmt: skip
 @click.option("--weights", metavar="NAME|PATH", help="[the shipped ones that fit best]")
-@click.option("--json", "record", type=_FILE, metavar="FILE",
+@click.option("--json", type=_FILE, metavar="FILE",
               help="Write all figures to this file, after every cell (not to stdout).")  # fmt: skip
 @click.option("--markdown", type=_FILE, metavar="FILE", help="Write the table to this file.")
 @click.option("--figure", type=_FILE, metavar="FILE", help="Draw quality against seconds, a panel "
@@ -70,8 +70,8 @@ def command(**options: Any) -> None:
         return _speed(options)
     if not options["data"]:
         raise UsageError("no DATA. Name folders of images or cubes, or type --speed.")
-    names = ("record", "markdown", "figure")
-    paths = {name: Path(options[name]) if options[name] else None for name in names}
+    names = {"record": "json", "markdown": "markdown", "figure": "figure"}
+    paths = {key: Path(options[name]) if options[name] else None for key, name in names.items()}
     with show.benchmark_ticker(options["quiet"]) as ticker:
         record = benchmark(
             list(options["data"]),
@@ -94,8 +94,8 @@ def _speed(options: dict[str, Any]) -> None:
     from mzsr_cli.pipeline.targets import write_whole
 
     found = measure(_settings(options))
-    if options["record"]:
-        write_whole(Path(options["record"]), json.dumps(found, indent=2) + "\n")
+    if options["json"]:
+        write_whole(Path(options["json"]), json.dumps(found, indent=2) + "\n")
     one, side = found["slice"], found["slice"]["side"]
     show.table("", found["rows"])
     show.line(
@@ -107,8 +107,8 @@ def _speed(options: dict[str, Any]) -> None:
 def _settings(options: dict[str, Any]) -> BenchmarkSettings:
     return BenchmarkSettings(
         scale=options["scale"],
-        degradations=tuple(options["degradations"]),
-        methods=tuple(options["methods"]) or _DEFAULTS.methods,
+        degradations=tuple(options["degradation"]),
+        methods=tuple(options["method"]) or _DEFAULTS.methods,
         weights=options["weights"],
         variable=options["variable"],
         slices=options["slices"],

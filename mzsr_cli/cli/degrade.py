@@ -65,7 +65,7 @@ def command(**options: Any) -> int:
             report = batch.add(str(source), work)
         if report is not None and not quiet:
             _say(report)
-    if options["as_json"]:
+    if options["json"]:
         show.json_result(batch.as_json())
     return batch.finish(quiet)
 

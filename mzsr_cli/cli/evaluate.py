@@ -19,9 +19,7 @@ FIGURES = {"psnr": "PSNR dB", "ssim": "SSIM", "nmse": "NMSE dB"}
 @click.argument("sr", nargs=-1, required=True, metavar="SR...")
 @click.argument("hr", metavar="HR")
 @click.option("--shave", type=click.IntRange(0), default=0, help="Border left out, in pixels.")
-@click.option(
-    "--y", "luma", is_flag=True, help="Images protocol: luma, rounded to 8 bits, peak 255."
-)
+@click.option("--y", is_flag=True, help="Images protocol: luma, rounded to 8 bits, peak 255.")
 @click.option(
     "--peak",
     type=click.FloatRange(0, min_open=True),
@@ -42,15 +40,15 @@ def command(**options: Any) -> int:
     from mzsr_cli.cubes.open import list_variables
     from mzsr_cli.pipeline.evaluate import EvaluateSettings, evaluate
 
-    names = ("shave", "luma", "peak", "variable", "slice_axis", "slices")
-    settings = EvaluateSettings(**{name: options[name] for name in names})
+    names = ("shave", "peak", "variable", "slice_axis", "slices")
+    settings = EvaluateSettings(luma=options["y"], **{name: options[name] for name in names})
     batch, hr = Batch(), Path(options["hr"])
     list_variables(hr)  # a bad HR cube is one error, not one for each SR cube
     for path in batch.expand(options["sr"]):
         report = batch.add(str(path), partial(evaluate, path, hr, settings))
         for note in report["notes"] if report and not options["quiet"] else ():
             show.line(f"{path.name}: {note}")
-    if options["as_json"]:
+    if options["json"]:
         show.json_result(batch.as_json())
     else:
         _tables(batch.results)

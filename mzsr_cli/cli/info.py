@@ -22,7 +22,7 @@ from mzsr_cli.errors import UsageError
               "to [0, 1] (.png, .pdf, .svg; needs mzsr[figures]).")  # fmt: skip
 @opt.overwrite_option
 @opt.json_option
-def command(path: str | None, as_json: bool, **options: Any) -> None:
+def command(path: str | None, **options: Any) -> None:
     """Describe a cube, a weights file, or (without PATH) this machine and the shipped weights.
 
     PATH is a cube's file, a .safetensors file or the name of shipped weights. For a cube:
@@ -35,7 +35,7 @@ def command(path: str | None, as_json: bool, **options: Any) -> None:
     facts = describe(path, options["variable"], options["slice_axis"], options["slices"])
     if drawn is not None:
         facts["histograms"] = drawn
-    if as_json:
+    if options["json"]:
         show.json_result(facts)
         return
     tables = {"machine": _machine, "weights": _weights, "cube": _cube}

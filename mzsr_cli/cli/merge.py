@@ -41,6 +41,6 @@ def command(**options: Any) -> int:
             show.line(f"{target.name}: {note}")
         shape = "x".join(map(str, report["shape"]))
         show.line(f"{target}: {shape} {report['dtype']} from {len(paths)} parts")
-    if options["as_json"]:
+    if options["json"]:
         show.json_result(batch.as_json())
     return batch.finish(quiet)

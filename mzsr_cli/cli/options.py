@@ -120,7 +120,7 @@ scheduler_option = click.option(
     "--scheduler", metavar="tcp://HOST:PORT", help="Solve on the workers of a dask scheduler."
 )
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing results.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Result as JSON on stdout.")
+json_option = click.option("--json", is_flag=True, help="Result as JSON on stdout.")
 quiet_option = click.option(
     "-q", "--quiet", is_flag=True, help="Say nothing but results and errors."
 )

@@ -79,7 +79,7 @@ _OPTIONS = (
     click.option("--patch", type=click.IntRange(16), default=_TASKS.patch,
                  help="Side of an HR crop in pixels, at least 8 times the largest scale; cut to "
                  "smaller slices where other ones hold it."),
-    click.option("--scale", "scales", type=click.FloatRange(1.1, 32), multiple=True,
+    click.option("--scale", type=click.FloatRange(1.1, 32), multiple=True,
                  default=_TASKS.scales, help="Scale to train for; repeat for more, also to "
                  "weigh one."),
     click.option("--degradations", type=click.Choice([m.value for m in DegradationMix]),
@@ -140,7 +140,7 @@ def train_settings(
     tasks = TaskSettings(
         mix=DegradationMix(options["degradations"] or default_mix),
         kernels=draw,
-        scales=tuple(options["scales"]),
+        scales=tuple(options["scale"]),
         direct_fraction=options["direct"],
         patch=options["patch"],
     )

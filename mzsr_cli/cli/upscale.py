@@ -118,7 +118,7 @@ def command(**options: Any) -> int:
             report = _one(batch, source, target, settings, options, executor)
             if report is not None and not options["quiet"]:
                 _say(report)
-    if options["as_json"]:
+    if options["json"]:
         show.json_result(batch.as_json())
     return batch.finish(options["quiet"])
 
