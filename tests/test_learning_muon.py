@@ -31,7 +31,7 @@ def test_a_zero_matrix_stays_zero() -> None:
 
 def test_updates_do_not_depend_on_the_size_of_gradients() -> None:
     moved = []
-    for size in (1e-4, 1.0, 1e4):
+    for size in (1e-25, 1e-20, 1e-4, 1.0, 1e4):
         weight = torch.zeros(16, 12, 3, 3, requires_grad=True)
         rng = torch.Generator().manual_seed(3)
         weight.grad = size * torch.randn(weight.shape, generator=rng)

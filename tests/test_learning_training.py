@@ -539,11 +539,13 @@ def test_constant_complex_slices_are_left_out(tmp_path: Path) -> None:
 
 
 def test_images_of_each_bit_depth_and_size(tmp_path: Path) -> None:
-    """Levels of 16 bits are divided by 65535 and not taken for rounded; thumbnails are left out."""
+    """Levels of 16 bits are divided by 65535 and not taken for rounded; thumbnails and black frames
+    are left out."""
     grey = texture(5, (33, 21))[0]
     Image.fromarray(np.round(grey * 65535).astype(np.uint16)).save(tmp_path / "deep.png")
     Image.fromarray(np.round(grey * 255).astype(np.uint8)).save(tmp_path / "plain.png")
-    Image.fromarray(np.zeros((12, 40), np.uint8)).save(tmp_path / "thumbnail.png")
+    Image.fromarray(np.round(grey[:12] * 255).astype(np.uint8)).save(tmp_path / "thumbnail.png")
+    Image.fromarray(np.zeros((33, 21), np.uint8)).save(tmp_path / "black.png")
     plain, deep = pipeline.load_sources([str(tmp_path)])
     assert plain.rounded and not deep.rounded
     for source, step in ((plain, 1 / 255), (deep, 1 / 65535)):

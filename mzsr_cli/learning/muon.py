@@ -33,10 +33,11 @@ def is_hidden(parameter: torch.Tensor) -> bool:
 
 def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
     """Matrix (m, n) with its singular values brought near 1 (0.7 to 1.2) by five Newton-Schulz
-    iterations; those under about 1e-3 of the largest stay smaller."""
+    iterations; those under about 1e-3 of the largest stay smaller. Matrices of 1e-20, whose
+    squares are 0 in single precision, are as good as others."""
     a, b, c = QUINTIC
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
-    x = wide / (wide.norm() + 1e-30)
+    x = wide / (wide.norm(dtype=torch.float64) + 1e-30)
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x

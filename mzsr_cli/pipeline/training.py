@@ -64,8 +64,8 @@ def load_sources(arguments: Iterable[str], settings: DataSettings | None = None)
     """Each argument's images as one source, each cube as one; HR planes in [0, 1].
 
     Images keep their scale (luma / 255, 16-bit levels / 65535), each bit depth by itself; slices
-    of cubes are mapped by their own range. Images and slices under 16 pixels, slices that are
-    constant or not finite are left out.
+    of cubes are mapped by their own range. Images and slices under 16 pixels are left out, and
+    those that are constant or not finite.
     """
     settings = settings or DataSettings()
     sources = []
@@ -78,7 +78,8 @@ def load_sources(arguments: Iterable[str], settings: DataSettings | None = None)
                 elif min(reader.info.shape[:2]) >= SIDE_MIN:
                     levels = int(np.iinfo(reader.info.dtype).max) if _whole(reader) else EIGHT_BIT
                     image = np.asarray(reader.read(0), dtype=np.float32)[None]
-                    images.setdefault(levels, []).append(image / np.float32(levels))
+                    if np.ptp(image) > 0:
+                        images.setdefault(levels, []).append(image / np.float32(levels))
         for levels, planes in sorted(images.items()):
             name = Path(argument).name
             sources.append(Source(name, planes, rounded=levels == EIGHT_BIT))
