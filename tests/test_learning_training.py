@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -296,6 +298,40 @@ def test_interrupted_within_an_iteration(tmp_path: Path, meta: MetaSettings | No
     trainer.restore()
     trainer.train(step, blind, ignore)
     assert_equal_runs(trainer, whole)
+
+
+def test_interrupted_by_the_last_validation(tmp_path: Path) -> None:
+    """Ctrl-C there does not cost the updates since the last checkpoint."""
+    whole = finished(tmp_path / "whole", SETTINGS, None)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    trainer, step = trainer_for(broken, SETTINGS, None)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(step, blind, interrupt)
+    trainer, step = trainer_for(broken, SETTINGS, None)
+    trainer.restore()
+    assert trainer.iteration == SETTINGS.iterations and not trainer.finished
+    trainer.train(step, blind, ignore)
+    assert trainer.finished
+    assert_equal_runs(trainer, whole)
+
+
+def test_sigterm_leaves_a_checkpoint(tmp_path: Path) -> None:
+    """As Ctrl-C does; what batch systems send before they kill."""
+    trainer, step = trainer_for(tmp_path, SETTINGS, None)
+
+    def struck(iteration: int, progress: float) -> dict[str, float]:
+        if iteration == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(iteration, progress)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(struck, blind, ignore)
+    assert signal.getsignal(signal.SIGTERM) is before
+    trainer, step = trainer_for(tmp_path, SETTINGS, None)
+    trainer.restore()
+    assert trainer.iteration == 3
 
 
 def test_interrupted_between_step_and_count(

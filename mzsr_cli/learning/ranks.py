@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import distributed
@@ -87,23 +88,24 @@ class Ranks:
     @contextmanager
     def stopping(self) -> Iterator[Callable[[], None]]:
         """Ctrl-C and SIGTERM take effect between updates, on all ranks at the same one: where
-        the function that is given is called, it raises KeyboardInterrupt. Alone, Ctrl-C
-        interrupts at once, as ever."""
-        if self.count == 1:
-            yield lambda: None
-            return
+        the function that is given is called, it raises KeyboardInterrupt. Alone, both interrupt
+        at once, as Ctrl-C ever does."""
         caught: list[int] = []
 
         def stop() -> None:
             if self.sum_figures({"signals": float(len(caught))})["signals"]:
                 raise KeyboardInterrupt
 
-        numbers = signal.SIGINT, signal.SIGTERM
-        before = [signal.signal(number, lambda n, _: caught.append(n)) for number in numbers]
+        handlers: dict[int, Any] = dict.fromkeys(
+            (signal.SIGINT, signal.SIGTERM), lambda number, _: caught.append(number)
+        )
+        if self.count == 1:
+            handlers = {signal.SIGTERM: signal.default_int_handler}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield stop
         finally:
-            for number, handler in zip(numbers, before, strict=True):
+            for number, handler in before.items():
                 signal.signal(number, handler)
 
     def _sum(self, values: torch.Tensor) -> torch.Tensor:

@@ -260,12 +260,12 @@ class Trainer:
                     if self.ranks.first:
                         chores.after(figures)
                     stop()
+                if self.ranks.first:
+                    chores.finish()
             except (KeyboardInterrupt, RankError):
                 if self.ranks.first and self._whole:
                     self.save()
                 raise
-            if self.ranks.first:
-                chores.finish()
             self.ranks.wait()
         return self.best
 
