@@ -748,6 +748,18 @@ def test_refused_outputs(folder: Path, tmp_path: Path) -> None:
     assert exit_code(command("pretrain", tmp_path / "gone", tmp_path / "w.safetensors")) == 3
 
 
+@pytest.mark.parametrize("taken", ["w.safetensors", "w.checkpoint", "w.jsonl"])
+def test_a_name_that_a_folder_has_is_refused_before_work(
+    folder: Path, tmp_path: Path, taken: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / taken).mkdir()
+    output = tmp_path / "w.safetensors"
+    assert exit_code(command("pretrain", folder, output, "--overwrite")) == 4
+    said = capsys.readouterr().err
+    assert taken in said and "folder" in said and "held out" not in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", taken]
+
+
 def test_zero_time_trains_nothing_or_is_refused(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "w.safetensors"
     code = exit_code(command("pretrain", folder, output, "--max-time", "0", "-q"))

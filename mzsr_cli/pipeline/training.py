@@ -37,6 +37,7 @@ from mzsr_cli.learning.ranks import Ranks
 from mzsr_cli.learning.training import Event, Run, Trainer
 from mzsr_cli.learning.weights import Weights, load_weights
 from mzsr_cli.pipeline.slices import held_out, slices_text
+from mzsr_cli.pipeline.targets import check_writable
 from mzsr_cli.settings import (
     DataSettings,
     DegradationMix,
@@ -295,6 +296,7 @@ def train(
 
 
 def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
+    """Raise, before any work, where the weights or what lies beside them cannot be written."""
     if not output.parent.is_dir():
         raise OutputError(f"{output}: the folder {output.parent} is not there. Make it first.")
     if output.suffix != ".safetensors":
@@ -304,6 +306,9 @@ def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
         )
     if output.exists() and not (resume or overwrite):
         raise OutputExistsError(f"{output}: is already there. Type --resume or --overwrite.")
+    run = Run(output)
+    for path in (run.output, run.checkpoint, run.log):
+        check_writable(path)
 
 
 def _log_rates(
