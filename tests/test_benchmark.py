@@ -481,6 +481,8 @@ def test_errors_come_before_work(
         (2, "--resume", images, "--resume"),
         (2, "--resume", images, "--resume", "--overwrite", *json_file),
         (2, "is already there", images, "--markdown", tmp_path / "there.md"),
+        (2, "one file", images, *json_file, "--markdown", tmp_path / "mixed" / ".." / "o.json"),
+        (2, "one file", images, "--markdown", tmp_path / "o.svg", "--figure", tmp_path / "o.svg"),
         (2, "outside", images, "--scale", 40),
         (3, "holds no cube", empty),
         (3, "no such file", tmp_path / "none"),

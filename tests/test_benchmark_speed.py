@@ -37,6 +37,17 @@ def test_needs_data_or_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "--speed" in capsys.readouterr().err
 
 
+def test_what_is_there_is_not_replaced_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mzsr_cli.pipeline.speed.measure", None)  # nor is anything measured
+    out = tmp_path / "record.json"
+    out.write_text("hours of work")
+    assert exit_code(["benchmark", "--speed", "--json", str(out)]) == 2
+    assert "is already there" in capsys.readouterr().err
+    assert out.read_text() == "hours of work"
+
+
 def test_figures_go_to_the_named_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = measure
 

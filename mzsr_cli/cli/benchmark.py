@@ -90,12 +90,15 @@ def _speed(options: dict[str, Any]) -> None:
     """Measure and show; with --json the figures go to that file."""
     import json
 
+    from mzsr_cli.pipeline.benchmark import Outputs, check_outputs
     from mzsr_cli.pipeline.speed import measure
     from mzsr_cli.pipeline.targets import write_whole
 
+    record = Path(options["json"]) if options["json"] else None
+    check_outputs(Outputs(record), resume=False, overwrite=options["overwrite"])
     found = measure(_settings(options))
-    if options["json"]:
-        write_whole(Path(options["json"]), json.dumps(found, indent=2) + "\n")
+    if record is not None:
+        write_whole(record, json.dumps(found, indent=2) + "\n")
     one, side = found["slice"], found["slice"]["side"]
     show.table("", found["rows"])
     show.line(

@@ -184,7 +184,7 @@ def benchmark(
     The record is written to ``outputs.record`` after every cell, Markdown and figure at the end.
     ``resume`` goes on with the record that is there. Raises MzsrError of every kind.
     """
-    _check_outputs(outputs, resume, overwrite)
+    check_outputs(outputs, resume, overwrite)
     race = make_race(arguments, settings)
     _check_inputs_stay(race, outputs)
     record = _begun(race, outputs.record if resume else None)
@@ -206,7 +206,9 @@ def benchmark(
     return record
 
 
-def _check_outputs(outputs: Outputs, resume: bool, overwrite: bool) -> None:
+def check_outputs(outputs: Outputs, resume: bool, overwrite: bool) -> None:
+    """Raise UsageError, OutputExistsError, OutputError or ResourceError where results cannot be
+    written as asked."""
     if resume and (overwrite or outputs.record is None):
         raise UsageError(
             "--resume: goes on with the file that --json names, and does not replace it. Type "
@@ -214,6 +216,11 @@ def _check_outputs(outputs: Outputs, resume: bool, overwrite: bool) -> None:
         )
     if outputs.figure is not None:
         check_figure(outputs.figure, "--figure", "benchmark")
+    if len({path.resolve() for path in outputs.named()}) < len(outputs.named()):
+        raise UsageError(
+            "--json, --markdown and --figure: name one file for two results. Type another name "
+            "for each."
+        )
     for path in outputs.named():
         if path.exists() and not (resume or overwrite):
             raise OutputExistsError(
