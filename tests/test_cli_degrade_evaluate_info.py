@@ -24,6 +24,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from mzsr_cli import __version__
 from mzsr_cli.cli import show
 from mzsr_cli.cli.main import exit_code
+from mzsr_cli.cubes.journal import Journal
 from mzsr_cli.errors import KernelError, MissingInputError, UsageError, WeightsError
 from mzsr_cli.imaging import kernels
 from mzsr_cli.learning import catalog
@@ -305,6 +306,19 @@ def test_errors_of_degrade(
     assert run("degrade", "cube.npy", *options) == code
     assert says in capsys.readouterr().err
     assert files(tmp_path) == ["cube.npy"]
+
+
+def test_a_second_run_of_one_name_is_refused(tmp_path: Path, capsys: Any) -> None:
+    """It takes nothing of the first one away, which has the name locked."""
+    source, part = save(tmp_path / "cube.npy", waves()), tmp_path / "o.npy.part"
+    part.write_bytes(b"of the first one")
+    with Journal(tmp_path / "o.npy.journal"):
+        options = ("--scale", "2", "-o", tmp_path / "o.npy", "-q")
+        assert run("degrade", source, *options, "--overwrite") == 4
+        assert "o.npy: another run is writing it" in capsys.readouterr().err
+        assert part.read_bytes() == b"of the first one"
+    assert run("degrade", source, *options) == 0
+    assert files(tmp_path) == ["cube.npy", "o.npy", "o.npy.json"]
 
 
 def test_options_from_environment_and_config(tmp_path: Path, monkeypatch: Any) -> None:

@@ -19,6 +19,7 @@ from mzsr_cli.cubes.atomic import AtomicOutput
 from mzsr_cli.cubes.checks import writing
 from mzsr_cli.cubes.cube import CubeReader, CubeWriter, Shape
 from mzsr_cli.cubes.image import ImageReader, ImageWriter
+from mzsr_cli.cubes.journal import Journal
 from mzsr_cli.cubes.open import create_cube, open_cube, output_format
 from mzsr_cli.errors import InputError, UsageError
 from mzsr_cli.imaging.degrade import Degradation, degradation
@@ -170,24 +171,27 @@ def _chroma(reader: CubeReader, writer: CubeWriter, operator: Degradation) -> li
 def _output(
     reader: CubeReader, target: Path, shape: Shape, overwrite: bool
 ) -> Iterator[tuple[CubeWriter, dict[str, Any]]]:
-    """A writer, and a dict that becomes the provenance file; both in place only when whole."""
+    """A writer, and a dict that becomes the provenance file; both in place only when whole. No
+    other run writes them meanwhile. Raises OutputError (also: another run's)."""
     planned = output_format(target, shape, reader.info.dtype, reader.info)
     cube = AtomicOutput(target, overwrite, planned.nbytes)
     text = AtomicOutput(provenance_path(target), overwrite=True)
     record: dict[str, Any] = {}
-    try:
-        carried = reader.carried()
-        with create_cube(
-            cube.part, shape, reader.info.dtype, carried=carried, like=reader.info
-        ) as writer:
-            yield writer, record
-        with writing(text.part):
-            text.part.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
-        cube.commit()
-        text.commit()
-    finally:
-        cube.discard()
-        text.discard()
+    with Journal(cube.journal):
+        try:
+            carried = reader.carried()
+            with create_cube(
+                cube.part, shape, reader.info.dtype, carried=carried, like=reader.info
+            ) as writer:
+                yield writer, record
+            told = json.dumps(record, indent=2, default=str) + "\n"
+            with writing(text.part):
+                text.part.write_text(told, encoding="utf-8")
+            cube.commit()
+            text.commit()
+        finally:
+            text.discard()
+            cube.discard()  # last, as the lock's name goes
 
 
 def _provenance(
