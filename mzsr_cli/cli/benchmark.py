@@ -27,7 +27,8 @@ _FILE = click.Path(dir_okay=False)
               "operations a second beside the machine's matrix product, and its share of a "
               "slice's time.")  # fmt: skip
 @click.option("--scale", type=opt.Scale(), default=f"{_DEFAULTS.scale[0]:g}",
-              help="Factor, 1.1 to 32; 4x1.5 is rows x columns.")  # fmt: skip
+              help="Factor, 1.1 to 32; 4x1.5 is rows x columns, of which one may be "
+              "1.")  # fmt: skip
 @click.option("--degradation", multiple=True, metavar="NAME|KERNEL/SAMPLING",
               help="bicubic, direct, ganid, g2.0d (Gaussian of that variance, direct sampling), "
               "g1.3b (bicubic sampling), or gaussian:4,1,-0.5/direct, kernel.mat/direct; repeat "
@@ -35,7 +36,8 @@ _FILE = click.Path(dir_okay=False)
               f"{' '.join(CUBE_DEGRADATIONS)}]")  # fmt: skip
 @click.option("--method", multiple=True, metavar="METHOD",
               help="Methods of upscale, with mzsr:N for N steps; mzsr-paper:N (Algorithm 2 alone: "
-              "no consistency, no self-check, one view), mzsr+:N (eight views), bicubic-paper "
+              "no consistency, no self-check, one view), mzsr+:N (eight views, or as many as the "
+              "sampling allows), bicubic-paper "
               "(pixel-centred whatever the sampling), tv (total variation), "
               "nyquist (no method: the truth without what the LR grid cannot carry); repeat for "
               "more. "

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 @click.command("degrade")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("--scale", type=opt.Scale(), required=True, help="Factor; 4x1.5 is rows x columns.")
+@click.option("--scale", type=opt.Scale(), required=True,
+              help="Factor, 1 to 32; 4x1.5 is rows x columns.")  # fmt: skip
 @opt.kernel_option
 @opt.sampling_option
 @click.option("-o", "--output", metavar="FILE|DIR", help="Result. [cube_d4.mat beside the input]")

@@ -16,6 +16,7 @@ from mzsr_cli.cli.batch import Batch
 from mzsr_cli.errors import UsageError
 from mzsr_cli.settings import (
     ENSEMBLES,
+    PERCENTILES,
     Adapting,
     AdaptSettings,
     Backbone,
@@ -39,13 +40,16 @@ _ADAPT = AdaptSettings()
 
 @click.command("upscale")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("--scale", type=opt.Scale(), help="Factor, 1.1 to 32; 4x1.5 is rows x columns.")
+@click.option("--scale", type=opt.Scale(), help="Factor, 1.1 to 32; 4x1.5 is rows x columns, of "
+              "which one may be 1.")  # fmt: skip
 @click.option("--size", type=opt.Size(), metavar="ROWSxCOLS", help="Instead: size of a slice.")
 @click.option("--steps", type=click.IntRange(0), default=_ADAPT.steps,
-              help="Gradient steps on the slice itself.")  # fmt: skip
+              help="Gradient steps, taken on the pair (son, LR slice).")  # fmt: skip
 @click.option("--adapt", type=click.Choice([a.value for a in Adapting]),
-              default=_ADAPT.mode.value, help="Each slice to itself; once to the cube (rounds of "
-              "steps over its slices); or each on from the slice before.")  # fmt: skip
+              default=_ADAPT.mode.value, help="slice: to each slice by itself; cube: once, in "
+              f"rounds of steps over {_ADAPT.cube_slices} slices at most; warm: each on from the "
+              "slice before. cube and warm see only the slices of this run: parts made with "
+              "--slices and merged are not the bytes of one run.")  # fmt: skip
 @click.option("--gradient-loss", type=click.FloatRange(0), default=_ADAPT.gradient_loss,
               help="Weight of the gradient maps' mean absolute difference in the loss of "
               "steps.")  # fmt: skip
@@ -66,23 +70,28 @@ _ADAPT = AdaptSettings()
     "--normalize",
     type=click.Choice([n.value for n in Normalize]),
     default=_DEFAULTS.normalize.value,
-    help="Range that is mapped to [0, 1].",
+    help="What is mapped to [0, 1]. slice: each slice's range; cube: that of all slices of this "
+    "run (parts made with --slices and merged are not the bytes of one run); percentile: from the "
+    f"slice's percentile {PERCENTILES[0]:g} to {PERCENTILES[1]:g}; none: values stay as they are.",
 )
 @click.option("--nan", type=click.Choice([n.value for n in NanPolicy]),
-              default=_DEFAULTS.nan.value, help="What to do with NaN and Inf.")  # fmt: skip
-@click.option("--clip", is_flag=True, help="Clip to the slice's own range.")
+              default=_DEFAULTS.nan.value, help="NaN and Inf are an error, or each takes the "
+              "nearest finite sample of its slice.")  # fmt: skip
+@click.option("--clip", is_flag=True, help="Clip the result to the range of the LR slice.")
 @click.option("--out-dtype", metavar="DTYPE", help="[the input's]")
 @click.option("--consistency", type=click.Choice(["0", "1"]), default="1",
               help="1: the result explains the input; 0: as published.")  # fmt: skip
 @click.option("--bounds", type=opt.Bounds(), metavar="auto|none|LOW:HIGH", default="auto",
               help="Values that the result keeps within: plateaus at a slice's lowest or highest "
-              "value, or those that are known (0: is nothing below 0).")  # fmt: skip
+              "value, or those that are known (0: is nothing below 0). LOW:HIGH is an error for "
+              "complex cubes.")  # fmt: skip
 @click.option("--self-check/--no-self-check", default=True,
-              help="Let a classical method win where it does so on (son, LR).")  # fmt: skip
+              help="Let a classical method win where it does so on the pair (son, LR "
+              "slice).")  # fmt: skip
 @click.option("--self-ensemble", type=click.Choice([str(n) for n in ENSEMBLES]),
               default=str(_ADAPT.self_ensemble),
-              help="Turned and mirrored views that the network's answer is the mean over, two at "
-              "most with direct sampling.")  # fmt: skip
+              help="Turned and mirrored views that the network's answer is the mean over; two at "
+              "most for strided networks after direct sampling.")  # fmt: skip
 @click.option("--stage-max", type=click.FloatRange(1.1, 32), default=StageSettings().factor_max,
               help="Largest factor of one stage.")  # fmt: skip
 @click.option("--tile", type=click.IntRange(32), default=TileSettings().side,
