@@ -67,6 +67,17 @@ def test_known_bounds(
     assert told == [expected] * 2
 
 
+def test_known_bounds_hold_to_the_last_bit(tmp_path: Path, weights: Path) -> None:
+    """A magnitude of -1e-9 is no number in decibels."""
+    source = save(tmp_path / "c.npy", np.abs(field()) + 0.01)
+    out = tmp_path / "out.npy"
+    how = ("--scale", 3, "--weights", weights, "--steps", 0, "-o", out, "--bounds", "0.1:0.7")
+    assert upscale(source, *how) == 0
+    image = np.load(out)
+    assert image.min() == np.asarray(0.1, image.dtype)
+    assert image.max() == np.asarray(0.7, image.dtype)
+
+
 def test_integers_keep_within_their_dtype(tmp_path: Path, weights: Path) -> None:
     rng = np.random.default_rng(5)
     blobs = ndimage.gaussian_filter(rng.standard_normal((40, 44, 1)), (2, 2, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -132,10 +133,26 @@ def solve_slice(
     mapping = _mapping(planes, plan, cube_range)
     report.bounds = report.bounds.in_units(mapping)
     report.beyond = _beyond(planes, plan)
-    limits = (planes.min(), planes.max()) if plan.settings.clip else None
+    limits = _limits(planes, report, plan)
     high = tensor.cpu().numpy()
     _check_result(high, plan, k)
     return restored(high, mapping, plan.out.dtype, limits), report
+
+
+def _limits(
+    planes: NDArray[np.float64], report: SliceReport, plan: Plan
+) -> tuple[float, float] | None:
+    """What a result is cut to in its own units: the slice's range (``--clip``) and bounds that were
+    given and kept, beyond which it lies by its mapping's rounding. None where there are none."""
+    low, high = -math.inf, math.inf
+    if plan.settings.clip:
+        low, high = float(planes.min()), float(planes.max())
+    given = plan.settings.bounds
+    if report.bounds and given.low is not None:
+        low = max(low, given.low)
+    if report.bounds and given.high is not None:
+        high = min(high, given.high)
+    return None if (low, high) == (-math.inf, math.inf) else (low, high)
 
 
 def _check_result(high: NDArray[np.float32], plan: Plan, k: int) -> None:
