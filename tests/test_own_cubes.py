@@ -15,7 +15,7 @@ from scipy import io, ndimage
 from mzsr_cli.cli.main import exit_code
 from mzsr_cli.errors import InputError, OutputError, UsageError
 from mzsr_cli.imaging.bounds import UNBOUNDED, Bounds
-from mzsr_cli.learning import networks
+from mzsr_cli.learning import catalog, networks
 from mzsr_cli.learning.patches import Source, check_patch
 from mzsr_cli.learning.weights import load_weights, save_weights
 from mzsr_cli.pipeline.each import each_job
@@ -363,3 +363,17 @@ def test_benchmark_decibels() -> None:
     assert own_cubes.decibels(found, "energy") == pytest.approx(-20)
     assert own_cubes.decibels([{"error": 0.0, "energy": 1.0}], "energy") == -np.inf
     assert np.isnan(own_cubes.decibels([], "energy"))
+
+
+def test_init_takes_the_names_of_shipped_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As ``--weights`` does, and says so where there is none."""
+    cube = save(tmp_path / "c.npy", np.random.default_rng(0).random((32, 32, 2)))
+    output = tmp_path / "w.safetensors"
+    line = ["meta-train", cube, "-o", output, "--patch", 32, "--iterations", 1, "--batch", 1, "-q"]
+    assert exit_code([*map(str, line), "--init", "absent"]) == 3
+    assert "--init absent: no such file" in capsys.readouterr().err
+    assert exit_code([*map(str, line), "--init", "channels"]) == 0
+    shipped = load_weights(catalog.find("channels"))
+    assert load_weights(output).facts["init"]["sha256"] == shipped.digest

@@ -62,7 +62,7 @@ _OPTIONS = (
     click.option("--each", is_flag=True, help="Train a network for each cube by itself, named "
                  "after it in the folder -o; --max-time is that of each. With --resume finished "
                  "ones are skipped."),
-    click.option("--init", type=click.Path(), help="Weights to start from; with --each also a "
+    click.option("--init", metavar="NAME|PATH", help="Weights to start from; with --each also a "
                  "folder with those of each cube."),
     variable_option,
     slice_axis_option,

@@ -23,10 +23,10 @@ def shipped() -> list[Path]:
     return sorted(weights_folder().glob(f"*{SUFFIX}"))
 
 
-def find(name_or_path: str) -> Path:
+def find(name_or_path: str, option: str = "--weights") -> Path:
     """The weights file of that path, or the shipped one of that name (with or without suffix).
 
-    Raises WeightsError that lists what there is.
+    Raises WeightsError that names ``option`` and lists what there is.
     """
     path = Path(name_or_path)
     if path.is_file():
@@ -36,6 +36,6 @@ def find(name_or_path: str) -> Path:
             return candidate
     names = ", ".join(candidate.stem for candidate in shipped()) or "none"
     raise WeightsError(
-        f"--weights {name_or_path}: no such file, and no shipped weights of that name "
+        f"{option} {name_or_path}: no such file, and no shipped weights of that name "
         f"(there are: {names}). Type one of these names, or a path to a {SUFFIX} file."
     )

@@ -20,7 +20,7 @@ from mzsr_cli.errors import InputError, OutputError, OutputExistsError, UsageErr
 from mzsr_cli.imaging import kernels, metrics
 from mzsr_cli.imaging.bounds import Bounds, Grain, plateaus
 from mzsr_cli.imaging.normalize import planes_of, slice_range
-from mzsr_cli.learning import networks, runtime
+from mzsr_cli.learning import catalog, networks, runtime
 from mzsr_cli.learning.inner import KEEPING, Parameters, inner_loop, pair_error
 from mzsr_cli.learning.meta import meta_step
 from mzsr_cli.learning.patches import (
@@ -236,7 +236,7 @@ def train(
     loaded = load_sources(data, settings.data)
     check_patch(settings.tasks, loaded)
     sources, held, parts = split(loaded, settings.data.held_out)
-    weights = load_weights(init, device) if init else None
+    weights = load_weights(catalog.find(str(init), "--init"), device) if init else None
     architecture = weights.settings if weights else settings.network
     architecture = replace(
         architecture,
