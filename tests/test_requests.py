@@ -120,3 +120,18 @@ def test_values_of_a_wrong_type_are_refused(
     config.write_text(f"[upscale]\n{text}\n")
     assert exit_code(["--config", str(config), "upscale", str(cube), "--dry-run"]) == 2
     assert option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_numbers_that_are_not_finite_are_refused(
+    name: str, number: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By every option that takes a number with a point; nan lies outside no range."""
+    chosen = main.get_command(click.Context(main), name)
+    assert chosen is not None
+    for option in chosen.params:
+        if isinstance(option.type, click.types.FloatParamType):
+            typed = option.opts[0]
+            assert exit_code([name, typed, number, "some", "files"]) == 2
+            assert f"Invalid value for '{typed}'" in capsys.readouterr().err

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", metavar="FILE|DIR", help="Result. [cube_d4.mat beside the input]")
 @click.option(
     "--noise",
-    type=click.FloatRange(0),
+    type=opt.FiniteRange(0),
     default=0.0,
     metavar="SIGMA",
     help="Gaussian noise added to the LR slice, in units of the HR slice's range.",

@@ -22,7 +22,7 @@ FIGURES = {"psnr": "PSNR dB", "ssim": "SSIM", "nmse": "NMSE dB"}
 @click.option("--y", is_flag=True, help="Images protocol: luma, rounded to 8 bits, peak 255.")
 @click.option(
     "--peak",
-    type=click.FloatRange(0, min_open=True),
+    type=opt.FiniteRange(0, min_open=True),
     help="Peak of PSNR and SSIM. [range of the HR slice, 1 if constant; 255 with --y]",
 )
 @opt.variable_option

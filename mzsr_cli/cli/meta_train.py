@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from mzsr_cli.cli.options import FiniteRange
 from mzsr_cli.cli.training import run_training, shared_options, train_settings
 from mzsr_cli.settings import DegradationMix, MetaSettings
 
@@ -16,9 +17,9 @@ _META = MetaSettings()
 @shared_options
 @click.option("--inner-steps", type=click.IntRange(0), default=_META.inner_steps,
               help="Gradient steps on a task's support pair.")  # fmt: skip
-@click.option("--inner-rate", type=click.FloatRange(0, min_open=True), default=_META.inner_rate,
+@click.option("--inner-rate", type=FiniteRange(0, min_open=True), default=_META.inner_rate,
               help="Inner step size at the start; learned, one a tensor.")  # fmt: skip
-@click.option("--first-order", type=click.FloatRange(0, 1), default=_META.first_order_fraction,
+@click.option("--first-order", type=FiniteRange(0, 1), default=_META.first_order_fraction,
               help="Share of the run with first-order outer gradients.")  # fmt: skip
 def command(**options: Any) -> int:
     """Meta-train over random degradations of DATA: folders of images, and cubes.

@@ -30,6 +30,19 @@ class Duration(click.ParamType):
         return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
+class FiniteRange(click.FloatRange):
+    """Numbers of a range; neither nan, which lies outside no range, nor inf."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number as a float."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number.", param, ctx)
+        return number
+
+
 device_option = click.option(
     "--device", default=_DEFAULTS.device, metavar="auto|cpu|cuda[:N]", help="Where to compute."
 )

@@ -15,6 +15,7 @@ from mzsr_cli.cli.backbone import STRUCTURAL, given, lrfnet_options, new_network
 from mzsr_cli.cli.batch import Batch
 from mzsr_cli.cli.options import (
     Duration,
+    FiniteRange,
     device_option,
     precision_option,
     seed_option,
@@ -79,15 +80,15 @@ _OPTIONS = (
     click.option("--patch", type=click.IntRange(16), default=_TASKS.patch,
                  help="Side of an HR crop in pixels, at least 8 times the largest scale; cut to "
                  "smaller slices where other ones hold it."),
-    click.option("--scale", type=click.FloatRange(1.1, 32), multiple=True,
+    click.option("--scale", type=FiniteRange(1.1, 32), multiple=True,
                  default=_TASKS.scales, help="Scale to train for; repeat for more, also to "
                  "weigh one."),
     click.option("--degradations", type=click.Choice([m.value for m in DegradationMix]),
                  help="Which degradations to draw. [pretrain: bicubic, meta-train: random]"),
-    click.option("--no-blur", type=click.FloatRange(0, 1),
+    click.option("--no-blur", type=FiniteRange(0, 1),
                  default=round(1 - _DRAW.published_fraction - _DRAW.narrow_fraction, 6),
                  help="Share of random tasks without a blur kernel."),
-    click.option("--direct", type=click.FloatRange(0, 1), default=_TASKS.direct_fraction,
+    click.option("--direct", type=FiniteRange(0, 1), default=_TASKS.direct_fraction,
                  help="Share of random tasks with direct sampling."),
     click.option("--backbone", type=click.Choice([b.value for b in Backbone]),
                  help=f"Architecture of a new network; mzsr is the published one. "
@@ -103,7 +104,7 @@ _OPTIONS = (
     click.option("--loss", type=click.Choice([m.value for m in Loss]), default=_TRAIN.loss.value,
                  help="Mean absolute error, root mean square, or its logarithm; in shares of the "
                  "start's."),
-    click.option("--gradient-loss", type=click.FloatRange(0), default=_TRAIN.gradient.weight,
+    click.option("--gradient-loss", type=FiniteRange(0), default=_TRAIN.gradient.weight,
                  help="Weight of the gradient maps' mean absolute difference beside the loss, in "
                  "shares of the start's."),
     click.option("--passes", type=click.IntRange(1), help="How often the network is applied, "
@@ -111,7 +112,7 @@ _OPTIONS = (
     click.option("--optimizer", type=click.Choice([m.value for m in Optimizer]),
                  default=_TRAIN.optimizer.value, help="Adam for everything, or Muon for the "
                  "convolutions between features."),
-    click.option("--learning-rate", type=click.FloatRange(0, 1, min_open=True),
+    click.option("--learning-rate", type=FiniteRange(0, 1, min_open=True),
                  default=_TRAIN.learning_rate, help="Adam's step size at the start."),
     click.option("--consistency", type=click.Choice(["0", "1"]), default="1",
                  help="1: the network fills in only what the LR slice does not determine; 0: as "

@@ -50,7 +50,7 @@ _ADAPT = AdaptSettings()
               f"rounds of steps over {_ADAPT.cube_slices} slices at most; warm: each on from the "
               "slice before. cube and warm see only the slices of this run: parts made with "
               "--slices and merged are not the bytes of one run.")  # fmt: skip
-@click.option("--gradient-loss", type=click.FloatRange(0), default=_ADAPT.gradient_loss,
+@click.option("--gradient-loss", type=opt.FiniteRange(0), default=_ADAPT.gradient_loss,
               help="Weight of the gradient maps' mean absolute difference in the loss of "
               "steps.")  # fmt: skip
 @click.option("--method", type=click.Choice([m.value for m in Method]),
@@ -92,7 +92,7 @@ _ADAPT = AdaptSettings()
               default=str(_ADAPT.self_ensemble),
               help="Turned and mirrored views that the network's answer is the mean over; two at "
               "most for strided networks after direct sampling.")  # fmt: skip
-@click.option("--stage-max", type=click.FloatRange(1.1, 32), default=StageSettings().factor_max,
+@click.option("--stage-max", type=opt.FiniteRange(1.1, 32), default=StageSettings().factor_max,
               help="Largest factor of one stage.")  # fmt: skip
 @click.option("--tile", type=click.IntRange(32), default=TileSettings().side,
               help="Side of a tile in pixels of the network's grid (memory).")  # fmt: skip
