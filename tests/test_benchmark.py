@@ -356,7 +356,16 @@ def test_resume_refuses_what_was_made_otherwise(
     picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(folder / "a.png")
     assert run(*options, weights) == 6
     assert "data.set.sha256" in capsys.readouterr().err
-    for text in ("{", "[]", '{"command": "upscale"}', '{"command": "benchmark", "facts": {}}'):
+    edited = json.loads(out.read_text())
+    edited["cells"][0]["slices"] = "cut"
+    more = json.dumps(edited)
+    for text in (
+        "{",
+        "[]",
+        '{"command": "upscale"}',
+        '{"command": "benchmark", "facts": {}}',
+        more,
+    ):
         out.write_text(text)
         assert run(*options, weights) == 6 and out.read_text() == text
         assert "no JSON of mzsr benchmark" in capsys.readouterr().err
