@@ -479,6 +479,7 @@ def test_errors_come_before_work(
     Image.fromarray(np.zeros((30, 30), np.uint16)).save(tmp_path / "deep.png")
     Image.fromarray(np.zeros((5, 30), np.uint8)).save(tmp_path / "small.png")
     (tmp_path / "there.md").write_text("text")
+    np.save(tmp_path / "row.npy", np.zeros((1, 30, 2)))
     json_file = ["--json", tmp_path / "o.json"]
     for code, say, *arguments in (
         (2, "no such method", images, "--method", "cubic"),
@@ -496,6 +497,7 @@ def test_errors_come_before_work(
         (3, "holds no cube", empty),
         (3, "no such file", tmp_path / "none"),
         (3, "no such file", images, "--method", "mzsr:0", "--weights", "absent"),
+        (3, "Leave it out, or type a smaller --scale", cube, tmp_path / "row.npy"),
         (3, "16 bits", tmp_path / "deep.png"),
         (3, "nothing to compare", tmp_path / "small.png"),
         (4, "no such folder", images, "--json", tmp_path / "no" / "o.json"),

@@ -89,9 +89,19 @@ def _look(path: Path, settings: BenchmarkSettings) -> tuple[Kind, str]:
     if kind is Kind.IMAGES:
         _check_image(info, settings)
     else:
-        parse_slices(settings.slices, info.shape[2])
+        _check_cube(info, settings)
     identity = {k: v for k, v in input_identity(info).items() if k != "mtime_ns"}
     return kind, hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _check_cube(info: CubeInfo, settings: BenchmarkSettings) -> None:
+    parse_slices(settings.slices, info.shape[2])
+    for name, side, factor in zip(("rows", "columns"), info.shape[:2], settings.scale, strict=True):
+        if factor == int(factor) and side < factor:
+            raise InputError(
+                f"{info.path}: {side} {name} do not make one LR pixel at scale {factor:g}. Leave "
+                "it out, or type a smaller --scale."
+            )
 
 
 def _check_image(info: CubeInfo, settings: BenchmarkSettings) -> None:
