@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from mzsr_cli.cli import show
 from mzsr_cli.cli.main import exit_code
+from mzsr_cli.cubes.journal import Journal
 from mzsr_cli.errors import DivergedError, InputError, ResumeError
 from mzsr_cli.imaging import degrade
 from mzsr_cli.imaging.bounds import Bounds
@@ -746,6 +747,21 @@ def test_refused_outputs(folder: Path, tmp_path: Path) -> None:
     empty.mkdir()
     assert exit_code(command("pretrain", empty, tmp_path / "w.safetensors")) == 3
     assert exit_code(command("pretrain", tmp_path / "gone", tmp_path / "w.safetensors")) == 3
+
+
+def test_a_second_training_of_one_name_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each would write its checkpoint over the other's. Nothing of the lock stays."""
+    output, log = tmp_path / "w.safetensors", tmp_path / "w.jsonl"
+    log.write_text("of the first one")
+    with Journal(tmp_path / "w.safetensors.journal"):
+        assert exit_code(command("pretrain", folder, output)) == 4
+        assert "w.safetensors: another run is writing it" in capsys.readouterr().err
+        assert log.read_text() == "of the first one" and not output.exists()
+    assert exit_code(command("pretrain", folder, output)) == 0
+    there = ["data", "w.checkpoint", "w.jsonl", "w.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == there
 
 
 @pytest.mark.parametrize("taken", ["w.safetensors", "w.checkpoint", "w.jsonl"])

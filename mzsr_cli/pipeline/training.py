@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import compress
 from pathlib import Path
@@ -14,7 +15,9 @@ import numpy as np
 import torch
 
 from mzsr_cli import __version__
+from mzsr_cli.cubes.atomic import JOURNAL
 from mzsr_cli.cubes.cube import CubeReader
+from mzsr_cli.cubes.journal import Journal
 from mzsr_cli.cubes.open import expand_inputs, open_cube
 from mzsr_cli.errors import InputError, OutputError, OutputExistsError, UsageError
 from mzsr_cli.imaging import kernels, metrics
@@ -267,32 +270,46 @@ def train(
     facts = _facts(kind, sources, settings, meta, weights, ranks, precision)
     facts["held_out"] = [[name, text] for name, _, text in parts]
     trainer = Trainer(network, log_rates, settings, run, facts, ranks)
-    if resume:
-        trainer.restore()
-    elif ranks.first:
-        run.log.unlink(missing_ok=True)
-    if trainer.finished and output.exists():
-        on_event(Event(trainer.iteration, trainer.elapsed, 0.0, trainer.best, "finished"))
-        return trainer.best
-    if ranks.first:
-        trainer.log("data", {"held_out": facts["held_out"]})
-        on_data(parts)
-    parameters: Parameters = dict(network.named_parameters())
-    if meta is None:
-        step = pretrain_step(
-            network, parameters, maker, settings.batch, precision, device, settings.loss, ranks,
-            settings.gradient,
-        )  # fmt: skip
-    else:
-        log_rates, loss = trainer.log_rates, settings.loss
-        step = meta_step(
-            network, parameters, log_rates, maker, meta, precision, device, loss, ranks,
-            settings.gradient,
-        )  # fmt: skip
-    tasks = validation_tasks(held, maker, settings, support=meta is not None)
-    steps = meta.inner_steps if meta else 0
-    validate = validator(network, tasks, steps, device, precision)
-    return trainer.train(step, validate, on_event)
+    with _locked(run, ranks):
+        if resume:
+            trainer.restore()
+        elif ranks.first:
+            run.log.unlink(missing_ok=True)
+        if trainer.finished and output.exists():
+            on_event(Event(trainer.iteration, trainer.elapsed, 0.0, trainer.best, "finished"))
+            return trainer.best
+        if ranks.first:
+            trainer.log("data", {"held_out": facts["held_out"]})
+            on_data(parts)
+        parameters: Parameters = dict(network.named_parameters())
+        if meta is None:
+            step = pretrain_step(
+                network, parameters, maker, settings.batch, precision, device, settings.loss, ranks,
+                settings.gradient,
+            )  # fmt: skip
+        else:
+            log_rates, loss = trainer.log_rates, settings.loss
+            step = meta_step(
+                network, parameters, log_rates, maker, meta, precision, device, loss, ranks,
+                settings.gradient,
+            )  # fmt: skip
+        tasks = validation_tasks(held, maker, settings, support=meta is not None)
+        steps = meta.inner_steps if meta else 0
+        validate = validator(network, tasks, steps, device, precision)
+        return trainer.train(step, validate, on_event)
+
+
+@contextmanager
+def _locked(run: Run, ranks: Ranks) -> Iterator[None]:
+    """No other training writes the files of ``run`` meanwhile. Raises OutputError: one does."""
+    if not ranks.first:
+        yield
+        return
+    with Journal(run.output.with_name(run.output.name + JOURNAL)) as lock:
+        try:
+            yield
+        finally:
+            lock.remove()
 
 
 def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
