@@ -135,3 +135,11 @@ def test_numbers_that_are_not_finite_are_refused(
             typed = option.opts[0]
             assert exit_code([name, typed, number, "some", "files"]) == 2
             assert f"Invalid value for '{typed}'" in capsys.readouterr().err
+
+
+def test_a_size_just_beyond_the_largest_scale_is_told_exactly(
+    cube: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rounded to 32 it would be a scale that is allowed."""
+    assert command(cube, "--size", "417x352") == 2
+    assert "32.0769x32, outside 1.1 to 32" in " ".join(capsys.readouterr().err.split())

@@ -299,7 +299,7 @@ def output_grid(
     if not (min(scale) >= 1 and SCALE_MIN <= max(scale) <= SCALE_MAX):
         raise UsageError(
             f"--size {settings.size[0]}x{settings.size[1]}: from {lr_shape[0]}x{lr_shape[1]} that "
-            f"is a scale of {scale[0]:.3g}x{scale[1]:.3g}, outside {SCALE_MIN:g} to "
+            f"is a scale of {scale[0]:g}x{scale[1]:g}, outside {SCALE_MIN:g} to "
             f"{SCALE_MAX:g}. Type a size in between."
         )
     return scale, settings.size
