@@ -475,12 +475,12 @@ def test_learned_rates_move(tmp_path: Path) -> None:
 
 
 def test_max_time_is_respected(tmp_path: Path) -> None:
-    settings = replace(SETTINGS, iterations=10**6, max_time=0.5)
+    settings = replace(SETTINGS, iterations=10**6, max_time=1.5)
     trainer, step = trainer_for(tmp_path, settings)
     begin = time.monotonic()
     trainer.train(step, blind, ignore)
     assert time.monotonic() - begin < 5
-    assert 0.5 <= trainer.elapsed < 2
+    assert 1.5 <= trainer.elapsed < 3
     assert 1 < trainer.iteration < 10**6
     assert trainer.progress() == 1
     assert trainer.rate() <= settings.learning_rate_min * 1.0001
