@@ -446,6 +446,19 @@ class WrappedSettings:
 
 
 @dataclass(frozen=True)
+class DeblurSettings:
+    """Interpolation of blurred slices by their spectra (imaging.start): README, design notes."""
+
+    sure: float = 1e-3
+    """Taken, and not touched again, where less than this share of the variance is expected to be
+    wrong, if the spectra have ended before the limit; of complex slices taken ..."""
+    likely: float = 1.3e-2
+    """... where less than this is."""
+    noise: float = 1000.0
+    """The rounding's variance counts so many times among what is wrong: deblurring amplifies it."""
+
+
+@dataclass(frozen=True)
 class WienerSettings:
     """Interpolation from the slice's own spectrum; bands are fractions of the LR Nyquist limit."""
 
@@ -496,6 +509,7 @@ class WienerSettings:
     """Variance of the unknown mean, in variances of the slice."""
     intensity: IntensitySettings = field(default_factory=IntensitySettings)
     levels: LevelSettings = field(default_factory=LevelSettings)
+    deblurred: DeblurSettings = field(default_factory=DeblurSettings)
     rounding: RoundingSettings = field(default_factory=RoundingSettings)
 
     @property

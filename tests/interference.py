@@ -22,8 +22,11 @@ def interference(rng: np.random.Generator, top: float) -> torch.Tensor:
     return torch.from_numpy(np.abs(field))[None]
 
 
-def known(sampling: Sampling, scale: float = 2.0) -> tuple[Degradation, Consistency]:
-    op = degrade.degradation(kernels.delta(), sampling, (scale, scale), SHAPE, dtype=torch.float64)
+def known(
+    sampling: Sampling, scale: float = 2.0, kernel: kernels.Kernel | None = None
+) -> tuple[Degradation, Consistency]:
+    kernel = kernels.delta() if kernel is None else kernel
+    op = degrade.degradation(kernel, sampling, (scale, scale), SHAPE, dtype=torch.float64)
     return op, Consistency(op, ConsistencySettings())
 
 

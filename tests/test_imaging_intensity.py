@@ -44,6 +44,20 @@ def test_interference_is_band_limited_in_its_square(
     assert error(found.image, truth) < error(plain.image, truth) - 10
 
 
+@pytest.mark.parametrize(("sampling", "ahead"), [(Sampling.DIRECT, 10), (Sampling.BICUBIC, 0)])
+def test_blurred_magnitudes_are_better_than_splines(
+    rng: np.random.Generator, sampling: Sampling, ahead: float
+) -> None:
+    """Through their squares where samples are means of few; blur and averages hide them."""
+    op, consistency = known(sampling, kernel=kernels.gaussian(1.3))
+    truth = interference(rng, 0.4)
+    y = op.apply(truth)
+    found = start.starting_image(op, y, consistency, SETTINGS, 0.0)
+    spline = consistency.explained(y, Method.SPLINE).whole()
+    assert found.complete == (sampling is Sampling.DIRECT)
+    assert error(found.image, truth) < error(spline, truth) - ahead
+
+
 @pytest.mark.parametrize(("scale", "top"), [(2.0, 0.5), (4.0, 0.3)])
 def test_sampled_squares_settle(rng: np.random.Generator, scale: float, top: float) -> None:
     """After antialiased sampling the squares of the samples are not the sampled squares."""

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from mzsr_cli.imaging import degrade, kernels, spectra, start, wiener
 from mzsr_cli.imaging.degrade import Consistency, Degradation
-from mzsr_cli.settings import ConsistencySettings, Sampling, WienerSettings
+from mzsr_cli.settings import ConsistencySettings, Method, Sampling, WienerSettings
 
 SETTINGS = WienerSettings()
 F64 = torch.float64
@@ -273,3 +273,45 @@ def test_what_has_died_at_the_limit_does_not_go_on(
     assert nmse(found.image, truth) < -35
     assert found.expected is not None
     assert 10 * np.log10(found.expected / float(truth.square().mean())) < -28
+
+
+BLURS = {"isotropic": kernels.gaussian(1.3), "along axes": kernels.gaussian(2.0, 0.7)}
+
+
+@pytest.mark.parametrize("sampling", Sampling)
+@pytest.mark.parametrize("blur", BLURS)
+def test_blurred_waves_that_are_oversampled_leave_nothing_to_learn(
+    rng: np.random.Generator, sampling: Sampling, blur: str
+) -> None:
+    op = degrade.degradation(BLURS[blur], sampling, (2.0, 2.0), SHAPE, dtype=F64)
+    truth = planes(channel(rng, 0.0, 0.2))
+    known = Consistency(op, ConsistencySettings())
+    found = start.starting_image(op, op.apply(truth), known, SETTINGS)
+    assert found.complete
+    assert nmse(found.image, truth) < -55
+
+
+@pytest.mark.parametrize("sampling", Sampling)
+def test_what_blur_or_rounding_hide_is_left_to_the_spline(
+    rng: np.random.Generator, sampling: Sampling
+) -> None:
+    smooth, rough = (planes(channel(rng, *band)) for band in ((0.0, 0.2), (-0.5, 0.5)))
+    for noise, truth in ((0.01, smooth), (0.0, rough)):
+        op = degrade.degradation(kernels.gaussian(1.3), sampling, (2.0, 2.0), SHAPE, dtype=F64)
+        known, y = Consistency(op, ConsistencySettings(), noise), op.apply(truth)
+        found = start.starting_image(op, y, known, SETTINGS)
+        assert not found.complete and found.expected is None and found.claimed is not None
+        torch.testing.assert_close(found.image, known.explained(y, Method.SPLINE).whole())
+
+
+@pytest.mark.parametrize("sampling", Sampling)
+def test_waves_that_a_turned_kernel_blurs_are_projected_back(
+    rng: np.random.Generator, sampling: Sampling
+) -> None:
+    turned = kernels.gaussian(4.0, 1.0, -0.5)
+    op = degrade.degradation(turned, sampling, (2.0, 2.0), SHAPE, dtype=F64)
+    truth = planes(channel(rng, 0.0, 0.15))
+    known, y = Consistency(op, ConsistencySettings()), op.apply(truth)
+    found = start.starting_image(op, y, known, SETTINGS)
+    assert found.complete
+    assert nmse(found.image, truth) < nmse(known.explained(y, Method.SPLINE).whole(), truth) - 2

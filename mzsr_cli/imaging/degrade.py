@@ -128,6 +128,11 @@ class Degradation:
         """Number of separable terms."""
         return len(self._taps)
 
+    @property
+    def mixes(self) -> bool:
+        """Whether LR samples are means of several HR ones."""
+        return mixes(self.kernel, self.sampling)
+
     def axis_term(self, term: int) -> tuple[Matrix, Matrix]:
         """Float64 axis matrices (h, H) and (w, W) of a separable term, the leading one first."""
         rows, cols = (

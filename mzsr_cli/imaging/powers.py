@@ -16,7 +16,7 @@ import torch
 from mzsr_cli.imaging.degrade import Degradation
 from mzsr_cli.imaging.models import SliceFilter, SliceModel, slice_filter, slice_model
 from mzsr_cli.imaging.products import bands
-from mzsr_cli.settings import Sampling, SettlingSettings, WienerSettings
+from mzsr_cli.settings import SettlingSettings, WienerSettings
 
 
 class Meaning(Protocol):
@@ -93,13 +93,13 @@ def settled(
     sure: float,
 ) -> Estimate:
     """The estimate of LR values y (1, h, w) that leaves least of them: the first one after direct
-    sampling, whose samples are values themselves.
+    sampling without blur, whose samples are values themselves.
 
-    After antialiased sampling they are means. 1. Interpolate the powers of the samples, by the
-    filter of their ``model``. 2. Move each sample by a part of what the values of the estimate miss
-    it by. 3. Repeat, reading the spectrum anew now and then; until the estimate ``ends`` it. Zeros
-    answer more than other places: every sample has a step of its own, which grows while what is
-    missing keeps its sign and shrinks where it turns (Riedmiller and Braun, "A direct adaptive
+    After antialiased sampling or blur they are means. 1. Interpolate the powers of the samples, by
+    the filter of their ``model``. 2. Move each sample by a part of what the values of the estimate
+    miss it by. 3. Repeat, reading the spectrum anew now and then; until the estimate ``ends`` it.
+    Zeros answer more than other places: every sample has a step of its own, which grows while what
+    is missing keeps its sign and shrinks where it turns (Riedmiller and Braun, "A direct adaptive
     method for faster backpropagation learning: the RPROP algorithm", 1993). In double precision
     where an error less than ``sure`` is expected.
     """
@@ -109,7 +109,7 @@ def settled(
     best = estimate(operator, y, meaning, found, values, dtype)
     missing, expected, ended = best.missing, best.expected, ends(best)
     step = torch.full_like(values, how.step)
-    rounds = how.rounds if operator.sampling is Sampling.BICUBIC else 0
+    rounds = how.rounds if operator.mixes else 0
     for done in range(rounds):
         if ended:
             break

@@ -8,14 +8,17 @@ from dataclasses import dataclass, replace
 import torch
 
 from mzsr_cli.imaging import resize
-from mzsr_cli.imaging.degrade import Consistency, Degradation
+from mzsr_cli.imaging.degrade import Consistency, Degradation, back_projection
 from mzsr_cli.imaging.levels import of_levels
 from mzsr_cli.imaging.models import SliceModel, left_at_end, slice_filter, slice_model
 from mzsr_cli.imaging.powers import Estimate, settled
 from mzsr_cli.imaging.products import bands
 from mzsr_cli.imaging.rounding import unrounded
 from mzsr_cli.imaging.spectra import Array
-from mzsr_cli.settings import Method, Sampling, WienerSettings
+from mzsr_cli.settings import BACK_PROJECTIONS, Method, Sampling, WienerSettings
+
+TINY = 1e-30
+"""Keeps variances of constant slices from dividing by zero."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,15 @@ class Start:
     """A starting image (P, H, W), and the mean-square error that its own model expects of it
     (None where there is no such model). ``complete`` says that it leaves nothing to learn,
     ``two_sided`` that it models both sides of a complex slice's spectrum, ``sure`` that they end
-    before the band does, so that the model may be believed."""
+    before the band does, so that the model may be believed. ``claimed`` is what a model expects
+    that an image without one is not made by."""
 
     image: torch.Tensor
     expected: float | None
     complete: bool = False
     two_sided: bool = False
     sure: bool = False
+    claimed: float | None = None
 
 
 def wiener(operator: Degradation, y: torch.Tensor, settings: WienerSettings) -> Start:
@@ -150,16 +155,72 @@ def starting_image(
     magnitudes (``zero`` is what 0 has become in units of y, None for signed data) and the squares
     promise more, through the powers where they may be levels in dB (``span`` is what one unit of y
     is in the data's own, None where they cannot be) and those do; with one the cubic B-spline, made
-    consistent (deblurred) by the regularised projection (measured: README, design notes). Where
-    consistency is switched off, the cubic B-spline alone.
+    consistent (deblurred) by the regularised projection, unless the same interpolation surely
+    leaves next to nothing (measured: README, design notes). Where consistency is switched off, the
+    cubic B-spline alone.
     """
     if not consistency.settings.enabled:
         return Start(operator.interpolate(y, Method.SPLINE, consistency.damping), None)
     if operator.kernel.size > 1:
-        return Start(consistency.explained(y, Method.SPLINE).whole(), None)
+        return _blurred(operator, y, consistency, settings, zero, span)
     if operator.sampling is Sampling.BICUBIC:  # others are samples of whole numbers themselves
         y = unrounded(y, consistency.noise, settings.rounding)
     values = slice_model(operator, y.detach().cpu().double(), settings)
+    return _by_spectra(operator, y, consistency, settings, zero, span, values)
+
+
+def _blurred(
+    operator: Degradation,
+    y: torch.Tensor,
+    consistency: Consistency,
+    settings: WienerSettings,
+    zero: float | None,
+    span: float | None,
+) -> Start:
+    """The image of blurred planes: by their spectra where these have ended before the limit and
+    next to no error is expected, of complex slices also where little is; else by the cubic
+    B-spline. Rounding counts as noise."""
+    spline = Start(consistency.explained(y, Method.SPLINE).whole(), None)
+    values = slice_model(operator, y.detach().cpu().double(), settings)
+    unknown = len(y) == 1 and zero is None and span is None
+    if unknown and values.missing > settings.deblurred.sure:  # photographs, spared the filters
+        return spline
+    noise = consistency.noise**2 / max(values.variance, TINY)
+    noisy = replace(settings, damping=max(settings.damping, noise))
+    found = _by_spectra(operator, y, consistency, noisy, zero, span, values)
+    assert found.expected is not None
+    wrong = found.expected / max(values.variance, TINY) + settings.deblurred.noise * noise
+    ended = found.complete or left_at_end(operator, values.spectra) < settings.left_sure
+    sure = ended and wrong <= settings.deblurred.sure
+    if sure or (len(y) == 2 and wrong <= settings.deblurred.likely):
+        image = _sharpened(operator, y, consistency, found)
+        settled = found.complete or (sure and zero is None)  # cusps are claimed to be less
+        return replace(found, image=image, complete=settled)
+    return replace(spline, claimed=found.expected, two_sided=found.two_sided, sure=found.sure)
+
+
+def _sharpened(
+    operator: Degradation, y: torch.Tensor, consistency: Consistency, found: Start
+) -> torch.Tensor:
+    """The image of blurred planes whose spectra are believed: the one ``found`` by these, made
+    consistent; by back-projection where the kernel is no product of axes, which filters have to
+    be."""
+    if operator.rank > 1:
+        first = operator.interpolate(y, Method.BICUBIC, 0.0)
+        return back_projection(operator, y, first, BACK_PROJECTIONS)
+    return found.image if found.complete else consistency.restore_(y, found.image)
+
+
+def _by_spectra(
+    operator: Degradation,
+    y: torch.Tensor,
+    consistency: Consistency,
+    settings: WienerSettings,
+    zero: float | None,
+    span: float | None,
+    values: SliceModel,
+) -> Start:
+    """The image by the model of the ``values`` y, of their squares or of their powers."""
     found = _by_model(operator, y, values, settings)
     if span is not None and len(y) == 1 and found.expected is not None:
         levels = of_levels(operator, y, consistency, settings, span, found.expected)
@@ -184,7 +245,7 @@ def _of_magnitudes(
     errors are independent), where the squares are plausible. Elsewhere ``plain`` where it expects
     little error; where not, cusps or aliases mislead the spectrum: then a mean of interpolations.
     The image of ``plain`` is worked on in its place."""
-    how, direct = settings.intensity, operator.sampling is Sampling.DIRECT
+    how, direct = settings.intensity, not operator.mixes
     assert plain.expected is not None
     magnitude = (y - zero).detach().cpu().double().clamp(min=0)
     whole = float(magnitude.square().mean())

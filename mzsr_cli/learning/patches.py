@@ -251,8 +251,7 @@ class TaskMaker:
         consistency = known((high.shape[-2], high.shape[-1]))
         low = rounded(consistency.operator.apply(high), consistency.noise)
         query = pair_from(high, low, consistency, zero, self.physics)
-        operator = consistency.operator
-        if degrade.mixes(operator.kernel, operator.sampling):
+        if consistency.operator.mixes:
             query = replace(query, bounds=bounds)
         own = None
         if support:

@@ -27,7 +27,8 @@ class Claim:
     @staticmethod
     def of(start: Start, planes: torch.Tensor) -> Claim:
         """What is claimed of the ``start`` of LR planes (P, h, w)."""
-        return Claim(start.expected, float(planes.var()), start.two_sided, start.sure)
+        expected = start.claimed if start.expected is None else start.expected
+        return Claim(expected, float(planes.var()), start.two_sided, start.sure)
 
     @property
     def level(self) -> float:
