@@ -53,13 +53,16 @@ def save_weights(
     settings: NetworkSettings,
     facts: dict[str, Any],
 ) -> None:
-    """Write a weights file atomically. Raises OutputError where that fails."""
+    """Write a weights file atomically and durably. Raises OutputError where that fails."""
     tensors = {name: p.detach().cpu().float().contiguous() for name, p in parameters.items()}
     tensors |= {RATE_PREFIX + n: r.detach().cpu().float().reshape(1) for n, r in rates.items()}
     header = {"format": FORMAT, "network": network_facts(settings), "facts": facts}
     part = path.with_name(path.name + ".part")
     try:
-        part.write_bytes(save(tensors, {"mzsr": json.dumps(header, sort_keys=True)}))
+        with part.open("wb") as file:
+            file.write(save(tensors, {"mzsr": json.dumps(header, sort_keys=True)}))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
         raise OutputError(f"{path}: cannot write weights ({error.strerror}).") from error
