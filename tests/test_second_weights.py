@@ -177,7 +177,7 @@ def test_steps_may_bring_the_first_nearer() -> None:
     sometimes keep it from that."""
     answered = []
     for seed in range(6):
-        noise = 0.15 * np.random.default_rng(seed).standard_normal(discs(seed).shape)
+        noise = 0.1 * np.random.default_rng(seed).standard_normal(discs(seed).shape)
         answered.append([
             solved(discs(seed) + noise, "channels", "images-x2", adapt=AdaptSettings(steps=steps))
             for steps in (0, 30)
