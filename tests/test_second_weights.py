@@ -260,6 +260,20 @@ def test_a_cube_says_who_answered(tmp_path: Path) -> None:
     assert any(note.startswith("2 of 3 slices: answered by images-x2") for note in notes)
 
 
+def test_either_answers_for_blurred_slices(tmp_path: Path) -> None:
+    blurred = [
+        degrade.degradation(
+            kernels.gaussian(1.0), Sampling.BICUBIC, (2.0, 2.0), picture.shape, dtype=torch.float64
+        ).apply(torch.from_numpy(picture)[None])[0].numpy()
+        for picture in (discs(0), noisy_waves(1))
+    ]  # fmt: skip
+    source = save(tmp_path / "cube.npy", np.stack(blurred, -1))
+    upscale_cube(source, tmp_path / "both.npy", settings_of(kernel="gaussian:1"))
+    reports = record_of(tmp_path / "both.npy")["slice_reports"]
+    assert isinstance(reports, list)
+    assert [r.get("weights") for r in reports] == ["images-x2", None]
+
+
 @pytest.mark.parametrize(
     "more",
     [
@@ -269,7 +283,6 @@ def test_a_cube_says_who_answered(tmp_path: Path) -> None:
         {"check": CheckSettings(second=False)},
         {"method": Method.SPLINE},
         {"scale": (8.1, 2.0)},
-        {"kernel": "gaussian:1"},
         {"consistency": ConsistencySettings(enabled=False)},
     ],
 )

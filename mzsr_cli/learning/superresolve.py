@@ -664,7 +664,8 @@ class Solver:
         learn, much of the slice lies beside bounds that it is kept within, or nothing is known of
         its ``final`` linear answer."""
         how, small = self.settings, max(self.scale) <= self.settings.check.second_scale
-        checked = evidence.heard and how.check.enabled and final.expected is not None
+        known = Claim.of(final, sample.planes).expected is not None
+        checked = evidence.heard and how.check.enabled and known
         if not (checked and small) or how.adapt.mode is not Adapting.SLICE:
             return False
         beside = share_beside(sample.planes, sample.bounds, how.bounds.plateau)

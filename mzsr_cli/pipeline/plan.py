@@ -370,13 +370,13 @@ def second_weights(
     device: torch.device,
 ) -> Weights | None:
     """Those of photographs beside the shipped ones of cubes: measured fields look like either. None
-    where weights were named, slices share what they learn, nothing is checked, the scale is large
-    or a blur is to be undone."""
+    where weights were named, slices share what they learn, nothing is checked or the scale is
+    large."""
     fitting = [path for path in catalog.shipped() if path.stem.startswith("images")]
     alone = is_image or weights is None or settings.weights is not None or not fitting
     shared = settings.adapt.mode is not Adapting.SLICE
     check = settings.check
-    far = max(scale) > check.second_scale or load_kernel(settings.kernel).size > 1
+    far = max(scale) > check.second_scale
     checked = check.enabled and check.second and settings.consistency.enabled
     if alone or shared or far or not checked:
         return None
