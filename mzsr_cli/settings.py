@@ -454,8 +454,9 @@ class DeblurSettings:
     wrong, if the spectra have ended before the limit; of complex slices taken ..."""
     likely: float = 1.3e-2
     """... where less than this is."""
-    noise: float = 1000.0
-    """The rounding's variance counts so many times among what is wrong: deblurring amplifies it."""
+    noise: float = 1e-6
+    """Least share of white noise that is reckoned with, whatever the rounding: the filter's gain
+    for it counts among what is wrong."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,9 @@ from mzsr_cli.settings import ConsistencySettings, Method, Sampling
 
 CPU = torch.device("cpu")
 
+LEADING = 0.5
+"""Share of a kernel's sum that its leading separable term has to have to stand for it."""
+
 RANK_TOLERANCE = 1e-5
 """Singular values of a kernel below this fraction of the largest are left out."""
 
@@ -127,6 +130,12 @@ class Degradation:
     def rank(self) -> int:
         """Number of separable terms."""
         return len(self._taps)
+
+    @property
+    def leads(self) -> bool:
+        """Whether the leading separable term has most of the kernel's sum."""
+        rows, cols = self._taps[0]
+        return bool(rows.sum() * cols.sum() > LEADING)
 
     @property
     def mixes(self) -> bool:

@@ -35,6 +35,12 @@ class SliceFilter:
     cols: torch.Tensor
     expected: float
 
+    @property
+    def gain(self) -> float:
+        """Variance that white noise of variance 1 has after the filter."""
+        power = self.rows.abs().square().sum() * self.cols.abs().square().sum()
+        return float(power) / (len(self.rows) * len(self.cols))
+
     def apply(self, y: torch.Tensor) -> Products:
         """LR planes (P, h, w) to HR (P, H, W), in their precision."""
         mean = y.mean((1, 2), keepdim=True)

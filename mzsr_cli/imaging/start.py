@@ -27,7 +27,8 @@ class Start:
     (None where there is no such model). ``complete`` says that it leaves nothing to learn,
     ``two_sided`` that it models both sides of a complex slice's spectrum, ``sure`` that they end
     before the band does, so that the model may be believed. ``claimed`` is what a model expects
-    that an image without one is not made by."""
+    that an image without one is not made by, ``gain`` that of the filter for the variance of white
+    noise."""
 
     image: torch.Tensor
     expected: float | None
@@ -35,6 +36,7 @@ class Start:
     two_sided: bool = False
     sure: bool = False
     claimed: float | None = None
+    gain: float = 1.0
 
 
 def wiener(operator: Degradation, y: torch.Tensor, settings: WienerSettings) -> Start:
@@ -49,11 +51,11 @@ def _by_model(
 ) -> Start:
     """LR planes (P, h, w) to HR (P, H, W) by a model of them."""
     found = slice_filter(operator, model, settings)
-    expected, products = found.expected, found.apply(y.detach())
+    expected, gain, products = found.expected, found.gain, found.apply(y.detach())
     del found  # its matrices are large in double precision, and no longer needed
     two_sided = all(spectrum.down is not None for spectrum in model.spectra)
     sure = two_sided and left_at_end(operator, model.spectra) < settings.left_sure
-    return Start(products.whole(), expected, two_sided=two_sided, sure=sure)
+    return Start(products.whole(), expected, two_sided=two_sided, sure=sure, gain=gain)
 
 
 class Magnitudes:
@@ -166,7 +168,8 @@ def starting_image(
     if operator.sampling is Sampling.BICUBIC:  # others are samples of whole numbers themselves
         y = unrounded(y, consistency.noise, settings.rounding)
     values = slice_model(operator, y.detach().cpu().double(), settings)
-    return _by_spectra(operator, y, consistency, settings, zero, span, values)
+    found = _by_model(operator, y, values, settings)
+    return _by_spectra(operator, y, consistency, settings, zero, span, values, found)
 
 
 def _blurred(
@@ -180,35 +183,44 @@ def _blurred(
     """The image of blurred planes: by their spectra where these have ended before the limit and
     next to no error is expected, of complex slices also where little is; else by the cubic
     B-spline. Rounding counts as noise."""
-    spline = Start(consistency.explained(y, Method.SPLINE).whole(), None)
+    spline = consistency.explained(y, Method.SPLINE)
+    if not operator.leads:
+        return Start(spline.whole(), None)
     values = slice_model(operator, y.detach().cpu().double(), settings)
     unknown = len(y) == 1 and zero is None and span is None
     if unknown and values.missing > settings.deblurred.sure:  # photographs, spared the filters
-        return spline
+        return Start(spline.whole(), None)
     noise = consistency.noise**2 / max(values.variance, TINY)
     noisy = replace(settings, damping=max(settings.damping, noise))
-    found = _by_spectra(operator, y, consistency, noisy, zero, span, values)
+    plain = _by_model(operator, y, values, noisy)
+    noise = plain.gain * max(noise, settings.deblurred.noise)
+    found = _by_spectra(operator, y, consistency, noisy, zero, span, values, plain)
     assert found.expected is not None
-    wrong = found.expected / max(values.variance, TINY) + settings.deblurred.noise * noise
+    wrong = found.expected / max(values.variance, TINY) + noise
     ended = found.complete or left_at_end(operator, values.spectra) < settings.left_sure
     sure = ended and wrong <= settings.deblurred.sure
-    if sure or (len(y) == 2 and wrong <= settings.deblurred.likely):
-        image = _sharpened(operator, y, consistency, found)
+    taken = sure or (len(y) == 2 and wrong <= settings.deblurred.likely)
+    if taken and (found.complete or operator.rank == 1):
         settled = found.complete or (sure and zero is None)  # cusps are claimed to be less
-        return replace(found, image=image, complete=settled)
-    return replace(spline, claimed=found.expected, two_sided=found.two_sided, sure=found.sure)
+        return replace(found, complete=settled)
+    claim = Start(
+        plain.image, None, two_sided=found.two_sided, sure=found.sure, claimed=found.expected
+    )
+    most = settings.deblurred.sure * values.variance
+    image = _projected(operator, y, most) if taken else None
+    if image is None:
+        return replace(claim, image=spline.whole())
+    return replace(claim, image=image, complete=sure)
 
 
-def _sharpened(
-    operator: Degradation, y: torch.Tensor, consistency: Consistency, found: Start
-) -> torch.Tensor:
-    """The image of blurred planes whose spectra are believed: the one ``found`` by these, made
-    consistent; by back-projection where the kernel is no product of axes, which filters have to
-    be."""
-    if operator.rank > 1:
-        first = operator.interpolate(y, Method.BICUBIC, 0.0)
-        return back_projection(operator, y, first, BACK_PROJECTIONS)
-    return found.image if found.complete else consistency.restore_(y, found.image)
+def _projected(operator: Degradation, y: torch.Tensor, most: float) -> torch.Tensor | None:
+    """Blurred planes by back-projection, as where the kernel is no product of axes, which filters
+    have to be; None where it leaves more than ``most`` of them (mean square): off-centre kernels
+    make it diverge."""
+    first = operator.interpolate(y, Method.BICUBIC, 0.0)
+    image = back_projection(operator, y, first, BACK_PROJECTIONS)
+    misfit = float((y - operator.apply(image)).double().square().mean())
+    return image if misfit <= most else None
 
 
 def _by_spectra(
@@ -219,9 +231,10 @@ def _by_spectra(
     zero: float | None,
     span: float | None,
     values: SliceModel,
+    found: Start,
 ) -> Start:
-    """The image by the model of the ``values`` y, of their squares or of their powers."""
-    found = _by_model(operator, y, values, settings)
+    """The image by the model of the ``values`` y (that is ``found``), of their squares or of their
+    powers."""
     if span is not None and len(y) == 1 and found.expected is not None:
         levels = of_levels(operator, y, consistency, settings, span, found.expected)
         if levels is not None:
