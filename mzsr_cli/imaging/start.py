@@ -157,9 +157,9 @@ def starting_image(
     magnitudes (``zero`` is what 0 has become in units of y, None for signed data) and the squares
     promise more, through the powers where they may be levels in dB (``span`` is what one unit of y
     is in the data's own, None where they cannot be) and those do; with one the cubic B-spline, made
-    consistent (deblurred) by the regularised projection, unless the same interpolation surely
-    leaves next to nothing (measured: README, design notes). Where consistency is switched off, the
-    cubic B-spline alone.
+    consistent (deblurred) by the regularised projection, unless the same interpolation is
+    expected to leave little (measured: README, design notes). Where consistency is switched off,
+    the cubic B-spline alone.
     """
     if not consistency.settings.enabled:
         return Start(operator.interpolate(y, Method.SPLINE, consistency.damping), None)
@@ -180,9 +180,14 @@ def _blurred(
     zero: float | None,
     span: float | None,
 ) -> Start:
-    """The image of blurred planes: by their spectra where these have ended before the limit and
-    next to no error is expected, of complex slices also where little is; else by the cubic
-    B-spline. Rounding counts as noise."""
+    """LR planes (P, h, w) that a kernel has blurred to HR (P, H, W).
+
+    By their spectra, squares or powers where the spectra have ended before the limit and next to no
+    error is expected (``settings.deblurred``), of complex slices also where little is; what the
+    filter makes of white noise, rounding or more, counts among the error. By back-projection where
+    that holds but the kernel is no product of axes. Else by the cubic B-spline, with what was
+    expected of the filter as its ``claimed`` error.
+    """
     spline = consistency.explained(y, Method.SPLINE)
     if not operator.leads:
         return Start(spline.whole(), None)
@@ -203,14 +208,16 @@ def _blurred(
     if taken and (found.complete or operator.rank == 1):
         settled = found.complete or (sure and zero is None)  # cusps are claimed to be less
         return replace(found, complete=settled)
-    claim = Start(
-        plain.image, None, two_sided=found.two_sided, sure=found.sure, claimed=found.expected
-    )
     most = settings.deblurred.sure * values.variance
     image = _projected(operator, y, most) if taken else None
-    if image is None:
-        return replace(claim, image=spline.whole())
-    return replace(claim, image=image, complete=sure)
+    return Start(
+        spline.whole() if image is None else image,
+        None,
+        complete=sure and image is not None,
+        two_sided=found.two_sided,
+        sure=found.sure,
+        claimed=found.expected,
+    )
 
 
 def _projected(operator: Degradation, y: torch.Tensor, most: float) -> torch.Tensor | None:
