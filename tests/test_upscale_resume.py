@@ -92,6 +92,34 @@ def test_resumed_equals_unbroken(tmp_path: Path, weights: Path, name: str, after
     assert names(tmp_path) == sorted([source.name, *results, *(f"{n}.json" for n in results)])
 
 
+class Struck:
+    """Ctrl-C comes while this is taken away, where Python forgets what is raised."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_in_a_destructor_is_not_lost(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, settings = save(tmp_path / "c.npy", field()), settings_of(weights)
+    whole, broken = tmp_path / "whole.npy", tmp_path / "broken.npy"
+    upscale_cube(source, whole, settings)
+    handler, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    done: list[int] = []
+
+    def strike(finished: int, count: int, report: Any) -> None:
+        done.append(finished)
+        Struck()
+
+    with pytest.raises(KeyboardInterrupt):
+        upscale_cube(source, broken, settings, on_slice=strike)
+    assert done == [1] and "Traceback" not in capsys.readouterr().err
+    assert (signal.getsignal(signal.SIGINT), sys.unraisablehook) == (handler, hook)
+    upscale_cube(source, broken, settings, resume=True)
+    assert digest(broken) == digest(whole)
+
+
 @pytest.mark.parametrize("name", ["c.npy", "c.npz", "c_v73.mat", "c.mat", "c.h5", "c.tif"])
 @pytest.mark.parametrize("dtype", ["float64", "complex64"])
 @pytest.mark.parametrize("call", ["pwrite", "fsync"])

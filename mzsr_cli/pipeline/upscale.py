@@ -29,6 +29,7 @@ from mzsr_cli.imaging.normalize import (
     slice_range,
 )
 from mzsr_cli.learning.superresolve import Sample, SliceReport
+from mzsr_cli.pipeline.interrupts import remembered
 from mzsr_cli.pipeline.lanes import InProcess
 from mzsr_cli.pipeline.plan import Plan, make_plan
 from mzsr_cli.pipeline.solving import Executor, Job, Solved, finite
@@ -146,13 +147,18 @@ def _solve_all(
 ) -> None:
     """Write and journal each slice that ``executor`` solves, in whatever order they come, while it
     solves the next. When this returns or raises, every slice that was reported is journalled (or
-    its own error is raised)."""
+    its own error is raised). Ctrl-C takes effect at the next slice at the latest."""
     count, finished, written = len(job.plan.slices), len(job.done), Future[None]()
     written.set_result(None)
     for position in range(finished):
         on_slice(position + 1, count, None)
-    with closing(executor.solve(job)) as results, ThreadPoolExecutor(1) as other:
+    with (
+        remembered() as stop,
+        closing(executor.solve(job)) as results,
+        ThreadPoolExecutor(1) as other,
+    ):
         for solved in results:  # not enumerated, which would keep the slice while it waits
+            stop()
             written.result()
             written = other.submit(_store, solved, writer, journal)
             report = solved.report
@@ -160,6 +166,7 @@ def _solve_all(
             finished += 1
             on_slice(finished, count, report)
         written.result()
+        stop()
 
 
 def _store(solved: Solved, writer: CubeWriter, journal: Journal) -> None:
