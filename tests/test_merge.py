@@ -66,6 +66,20 @@ def test_the_bytes_of_one_run(
         assert a | {"seconds": 0} == b | {"seconds": 0}
 
 
+@pytest.mark.parametrize("mode", ["cube", "warm", "slice"])
+def test_parts_that_learned_from_their_own_slices(
+    tmp_path: Path, weights: Path, mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = save(tmp_path / "c.npy", field(SHAPE, "float32"))
+    parts = [
+        made(source, tmp_path / f"p{text[0]}.npy", weights, "--slices", text, "--adapt", mode)
+        for text in ("0:4", "4:")
+    ]
+    said = f"merged.npy: --adapt {mode}: each part learned from its own slices"
+    assert merge(*parts, "-o", tmp_path / "merged.npy") == 0
+    assert (said in capsys.readouterr().err) == (mode != "slice")
+
+
 @pytest.mark.parametrize("name", ["c.mat", "c_v73.mat"])
 def test_other_variables_and_slice_axis(tmp_path: Path, weights: Path, name: str) -> None:
     """A second 3-D variable, odd names and slices along the first axis do not confuse it."""

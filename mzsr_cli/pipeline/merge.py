@@ -20,6 +20,7 @@ from mzsr_cli.errors import InputError, UsageError
 from mzsr_cli.pipeline.slices import parse_slices
 from mzsr_cli.pipeline.targets import provenance_path
 from mzsr_cli.pipeline.upscale import ANSWERED, DOUBT, doubts
+from mzsr_cli.settings import Adapting
 
 SAME = (
     *("mzsr", "method", "scale", "dtype", "weights", "second_weights", "kernel"),
@@ -107,7 +108,8 @@ def merge_cubes(
     """Join the parts ``paths`` of one cube into ``target``; returns the provenance, written beside.
 
     ``slices`` are those of the input that the result is to hold, in their order (None: all). The
-    bytes are those that ``mzsr upscale --slices SLICES`` would have written to ``target``. One
+    bytes are those that ``mzsr upscale --slices SLICES`` would have written to ``target`` (but for
+    ``--adapt cube`` and ``warm``, where parts learn from their own slices: a note says so). One
     part is open at a time, beside the first, and one slice in memory; nothing is left behind
     on failure. Raises InputError (provenance, other settings or input, missing slices, overlaps),
     UsageError, OutputError, ResourceError.
@@ -207,6 +209,14 @@ def _copy(parts: list[Part], wanted: range, writer: CubeWriter, on_slice: OnSlic
                         on_slice(done, len(wanted))
 
 
+def _apart(parts: list[Part]) -> list[str]:
+    """A note where each part has learned from its own slices alone."""
+    mode = parts[0].record["settings"]["adapt"]["mode"]
+    if len(parts) == 1 or mode == Adapting.SLICE:
+        return []
+    return [f"--adapt {mode}: each part learned from its own slices, one run would from all"]
+
+
 def _record(
     parts: list[Part],
     wanted: range,
@@ -220,7 +230,7 @@ def _record(
     held = (report for part in parts for report in part.record["slice_reports"])
     reports = sorted((r for r in held if r["slice"] in wanted), key=lambda r: r["slice"])
     told = [n for part in parts for n in part.record["notes"] if not n.endswith((DOUBT, ANSWERED))]
-    notes = [*told, *doubts(reports), *notes, *writer.notes]
+    notes = [*told, *_apart(parts), *doubts(reports), *notes, *writer.notes]
     own = {key: value for key, value in first.items() if key != "workers"}
     return own | {
         "command": "merge",
