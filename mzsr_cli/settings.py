@@ -872,7 +872,7 @@ class LaneSettings:
     samples: int = 2**20
     """Up to this many result samples (of both planes) a slice is small: solved by one thread."""
     memory: int = 768 * 2**20
-    """Bytes for the slices that are solved beside the first one."""
+    """Bytes for the slices that are solved beside the first one, on the processor."""
     cuda: int = 4
     """Slices at once on a GPU, each in a stream of its own (not measured)."""
 
@@ -967,7 +967,9 @@ class SpeedSettings:
     """What ``mzsr benchmark --speed`` measures."""
 
     matrix: int = 2048
-    """Side of the square matrices whose product is the machine's limit."""
+    """Side of the square matrices whose product is the machine's limit, and ..."""
+    matrix_cuda: int = 8192
+    """... on a GPU, which has not begun before a smaller one is done (not measured)."""
     plane_side: int = 1024
     """Side of the plane that the network goes over in tiles."""
     pair_large: int = 256

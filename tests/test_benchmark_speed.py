@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from mzsr_cli.cli.main import exit_code
 from mzsr_cli.pipeline.speed import measure
@@ -58,3 +59,23 @@ def test_figures_go_to_the_named_file(tmp_path: Path, monkeypatch: pytest.Monkey
     out = tmp_path / "speed.json"
     assert exit_code(["benchmark", "--speed", "--json", str(out), "--precision", "fp32"]) == 0
     assert json.loads(out.read_text())["precision"] == "fp32"
+
+
+def test_a_gpu_that_is_too_small_is_a_line_and_exit_4(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(settings: BenchmarkSettings) -> dict[str, object]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("mzsr_cli.pipeline.speed.measure", full)
+    assert exit_code(["benchmark", "--speed"]) == 4
+    assert "mzsr: out of memory" in capsys.readouterr().err
+
+
+def test_other_errors_are_not_taken_for_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(settings: BenchmarkSettings) -> dict[str, object]:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr("mzsr_cli.pipeline.speed.measure", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        exit_code(["benchmark", "--speed"])

@@ -292,7 +292,9 @@ def test_float32_agrees_on_every_device(
     v = tensor(rng, 1, 1, *SHAPE)
     wide = Consistency(operator(KERNELS[name], DIRECT), ConsistencySettings()).free(v)
     narrow = degrade.degradation(KERNELS[name], DIRECT, (2.0, 3.0), SHAPE)
-    moved = Consistency(narrow, ConsistencySettings()).to(device)
+    kept = Consistency(narrow, ConsistencySettings())
+    moved = kept.to(device)
+    assert kept.to(device) is moved and kept.to(device, F64) is kept.to(device, F64)
     result = moved.free(v.to(device, torch.float32))
     assert result.device.type == device.type
     assert float((result.cpu().double() - wide).abs().max()) < 0.02

@@ -182,6 +182,21 @@ def test_lanes_end_where_threads_slices_or_memory_do(
         assert lanes.lane_count(plan, 64) == count
 
 
+def test_on_a_gpu_lanes_end_where_its_memory_does_and_large_slices_share_threads(
+    source: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(weights)
+    lane = LaneSettings(samples=74 * 62 - 1, memory=0, cuda=3)
+    large = replace(plan_of(source, replace(settings, lanes=lane)), device=torch.device("cuda"))
+    for spare, count in ((0, 1), (1, 2), (2, 3), (9, 3)):
+        free = large.memory + spare * large.lane_memory
+        monkeypatch.setattr(lanes, "free_memory", lambda device, free=free: free)
+        assert lanes.lane_count(large, 64) == min(count, SLICES)
+    with runtime.threads(7):
+        assert lanes.threads_each(large, 3) == 2
+        assert lanes.threads_each(large) is None
+
+
 def test_large_slices_and_zssr_have_all_threads(source: Path, weights: Path) -> None:
     settings = settings_of(weights)
     large = plan_of(source, replace(settings, lanes=LaneSettings(samples=74 * 62 - 1)))

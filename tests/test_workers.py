@@ -224,6 +224,29 @@ def test_errors_of_workers_arrive_as_they_are(tmp_path: Path, weights: Path, poo
             list(pool.solve(job))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+def test_a_gpu_that_only_workers_might_have(
+    tmp_path: Path,
+    pool: OnDask,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """With a scheduler it is the workers who say that there is none; here it need not be."""
+    source = save(tmp_path / "c.npy", field(SHAPE))
+    asked: list[str] = []
+
+    def connected(address: str) -> Any:
+        asked.append(address)
+        return nullcontext(pool)
+
+    monkeypatch.setattr(workers, "scheduler_workers", connected)
+    wanted = ("--scale", 2, "-q", "--device", "cuda")
+    assert upscale(source, *wanted) == 4 and asked == []
+    assert upscale(source, *wanted, "--scheduler", "tcp://h:1") == 4 and asked == ["tcp://h:1"]
+    assert "no CUDA device" in capfd.readouterr().err
+    assert upscale(source, "--scale", 2, "--device", "gpu", "--scheduler", "tcp://h:1") == 2
+
+
 def test_weights_that_change_during_a_run(tmp_path: Path, pool: OnDask) -> None:
     own = tiny_weights(tmp_path / "w.safetensors")
     source = save(tmp_path / "c.npy", field(SHAPE))

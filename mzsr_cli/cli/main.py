@@ -115,13 +115,25 @@ def exit_code(arguments: list[str] | None = None) -> int:
     except MzsrError as error:
         show.error(str(error))
         return error.exit_code
-    except MemoryError:
-        show.error("out of memory. Type a smaller --tile, or --slices to do fewer at a time.")
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        show.error(
+            "out of memory. Type a smaller --tile, --patch or --batch, or --slices to do fewer at "
+            "a time."
+        )
         return 4
     except OSError as error:
         show.error(show.refusal(error, "a file or stream"))
         return 4
     return result if isinstance(result, int) else 0
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """What torch says of a GPU's memory, too; torch is only asked where there is an error."""
+    from mzsr_cli.learning.runtime import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _way_on(arguments: list[str]) -> str:

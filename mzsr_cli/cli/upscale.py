@@ -119,7 +119,7 @@ def command(**options: Any) -> int:
 
     batch = Batch()
     settings = _settings(options)
-    check_request(settings)
+    check_request(settings, here=options["scheduler"] is None or options["dry_run"])
     sources = batch.expand(options["inputs"])
     pairs = plan_targets(sources, options["output"], _tag(settings))
     with _executor(settings, options) as executor:

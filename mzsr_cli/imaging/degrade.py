@@ -271,14 +271,17 @@ class Consistency:
         self._eigen = self._decompose() if operator.rank == 1 else None
         self._interpolated: dict[Method, Kronecker] = {}
         """A after an interpolation."""
+        self._elsewhere: dict[tuple[torch.device, torch.dtype], Consistency] = {}
         self._top = largest_eigenvalue(operator) if self._eigen is None else 0.0
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Consistency:
-        """The same projection on another device and in another precision."""
+        """The same projection on another device and in another precision, made once."""
         if device == self.operator.device and dtype == self.operator.dtype:
             return self
-        operator = replace(self.operator, device=device, dtype=dtype)
-        return Consistency(operator, self.settings, self.noise)
+        if (device, dtype) not in self._elsewhere:
+            operator = replace(self.operator, device=device, dtype=dtype)
+            self._elsewhere[device, dtype] = Consistency(operator, self.settings, self.noise)
+        return self._elsewhere[device, dtype]
 
     def _decompose(self) -> _Eigen:
         rows, cols = (torch.as_tensor(matrix) for matrix in self.operator.leading)

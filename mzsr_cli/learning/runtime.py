@@ -23,14 +23,20 @@ def pick_device(name: str) -> torch.device:
         # the same bytes from run to run, and fp32 that is not rounded to 11 bits
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")  # some images' environments say otherwise
     return device
 
 
+def check_name(name: str) -> None:
+    """Raises UsageError where ``name`` names no device, whatever this machine has."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise UsageError(f"--device {name}: not understood. Type auto, cpu, cuda or cuda:N.")
+
+
 def _named_device(name: str) -> torch.device:
+    check_name(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise UsageError(f"--device {name}: not understood. Type auto, cpu, cuda or cuda:N.")
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
@@ -103,6 +109,7 @@ _NO_MEMORY = (
     "allocate memory",
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "GET was unable to find an engine",
 )

@@ -29,6 +29,10 @@ from mzsr_cli.settings import Adapting, Method
 class InProcess:
     """Solves the slices of a job in this process (see solving.Executor)."""
 
+    def host(self, name: str) -> torch.device:
+        """See Executor.host."""
+        return runtime.pick_device(name)
+
     def adopted(self, plan: Plan) -> Plan:
         """See Executor.adopted."""
         return plan
@@ -40,7 +44,7 @@ class InProcess:
     def solve(self, job: Job) -> Generator[Solved]:
         """See Executor.solve; in the order of the slices."""
         count = lane_count(job.plan, torch.get_num_threads())
-        with runtime.threads(threads_each(job.plan)):
+        with runtime.threads(threads_each(job.plan, count)):
             solver = job.plan.solver()
             solver.learn(job.shared())
             if job.plan.settings.adapt.mode is Adapting.WARM:
@@ -52,9 +56,12 @@ class InProcess:
                     yield from results
 
 
-def threads_each(plan: Plan) -> int | None:
-    """Processor threads that a slice of ``plan`` is solved with: 1, or None for all."""
-    return 1 if plan.small else None
+def threads_each(plan: Plan, count: int = 1) -> int | None:
+    """Processor threads that a slice of ``plan`` is solved with: 1 for a small one, else None for
+    all, or their share of all where ``count`` are solved at once (on a GPU)."""
+    if plan.small:
+        return 1
+    return max(1, torch.get_num_threads() // count) if count > 1 else None
 
 
 def lane_count(plan: Plan, threads: int) -> int:
@@ -63,8 +70,9 @@ def lane_count(plan: Plan, threads: int) -> int:
     alone = not plan.small and (plan.device.type == "cpu" or plan.method is Method.ZSSR)
     if alone or plan.settings.adapt.mode is Adapting.WARM:
         return 1
-    spare = min(plan.settings.lanes.memory, max(0, free_memory(plan.device) - plan.memory))
-    wanted = threads if plan.device.type == "cpu" else plan.settings.lanes.cuda
+    spare, wanted = max(0, free_memory(plan.device) - plan.memory), plan.settings.lanes.cuda
+    if plan.device.type == "cpu":
+        spare, wanted = min(plan.settings.lanes.memory, spare), threads
     return int(max(1, min(wanted, 1 + spare // plan.lane_memory, len(plan.slices))))
 
 

@@ -179,9 +179,12 @@ class Plan:
         }
 
 
-def make_plan(info: CubeInfo, target: Path, settings: UpscaleSettings) -> Plan:
+def make_plan(
+    info: CubeInfo, target: Path, settings: UpscaleSettings, device: torch.device | None = None
+) -> Plan:
     """Resolve all that can be resolved before work on the cube (the LR slices) of ``info``.
-    Raises MzsrError of every kind."""
+    ``device`` is where weights are kept here; None: the settings'. Raises MzsrError of every kind.
+    """
     slices = parse_slices(settings.slices, info.shape[2])
     lr_shape = (info.shape[0], info.shape[1])
     scale, hr_shape = output_grid(lr_shape, settings)
@@ -189,7 +192,7 @@ def make_plan(info: CubeInfo, target: Path, settings: UpscaleSettings) -> Plan:
     dtype = _output_dtype(info.dtype, settings)
     _check_bounds(info, settings.bounds)
     out = output_format(target, shape, dtype, info)
-    device = runtime.pick_device(settings.device)
+    device = device or runtime.pick_device(settings.device)
     precision = runtime.pick_precision(settings.precision, device)
     kernel = load_kernel(settings.kernel)
     is_image = info.format in ("png", "jpeg")
@@ -261,7 +264,10 @@ def memory_needed(
 def free_memory(device: torch.device) -> int:
     """Bytes that can be had now, on ``device`` and beside it."""
     free = available_memory()
-    return min(free, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free
+    if device.type != "cuda":
+        return free
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(free, torch.cuda.mem_get_info(device)[0] + kept)
 
 
 def check_memory(plan: Plan) -> None:
@@ -276,12 +282,15 @@ def check_memory(plan: Plan) -> None:
         )
 
 
-def check_request(settings: UpscaleSettings) -> None:
+def check_request(settings: UpscaleSettings, here: bool = True) -> None:
     """What can be said of a request without any input: raises the MzsrError that every input
-    would raise (grid, device, kernel, weights), so that a batch fails once and at once."""
+    would raise (grid, device, kernel, weights), so that a batch fails once and at once. The device
+    has to be one of this machine where slices are solved ``here``."""
     if (settings.scale is None) == (settings.size is None):
         raise UsageError("type either --scale (such as 4 or 4x1.5) or --size (such as 256x256).")
-    runtime.pick_device(settings.device)
+    runtime.check_name(settings.device)
+    if here:
+        runtime.pick_device(settings.device)
     load_kernel(settings.kernel)
     if settings.weights is not None:
         catalog.find(settings.weights)

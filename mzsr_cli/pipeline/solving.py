@@ -89,6 +89,11 @@ class Job:
 class Executor(Protocol):
     """What solves the slices of a job: this process, or workers (pipeline.workers)."""
 
+    def host(self, name: str) -> torch.device:
+        """The device on which this process keeps weights where ``name`` is asked for. Raises
+        DeviceError."""
+        ...
+
     def adopted(self, plan: Plan) -> Plan:
         """The plan with the device and the precision of where it will be carried out."""
         ...

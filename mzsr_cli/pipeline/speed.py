@@ -19,7 +19,6 @@ from mzsr_cli.imaging import kernels
 from mzsr_cli.learning import catalog, runtime
 from mzsr_cli.learning.adapt import Adapted, tiled_residual, window_side
 from mzsr_cli.learning.inner import Pair, Parameters, gradient
-from mzsr_cli.learning.networks import Network
 from mzsr_cli.learning.seen import Whole
 from mzsr_cli.learning.superresolve import Sample, Solver
 from mzsr_cli.learning.weights import Weights, load_weights
@@ -95,22 +94,27 @@ def _seconds(work: Callable[[], object], device: torch.device, how: SpeedSetting
     work()
     found: list[float] = []
     while sum(found) < how.seconds or len(found) < how.repeats:
-        begin = time.perf_counter()
+        begin = _now(device)
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        found.append(time.perf_counter() - begin)
+        found.append(_now(device) - begin)
     return float(np.median(found))
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, once ``device`` has done what it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _matrix_product(how: SpeedSettings, precision: Precision, device: torch.device) -> Measured:
     dtype = torch.bfloat16 if precision is Precision.BF16 else torch.float32
-    rng = torch.Generator().manual_seed(0)
-    one, other = (
-        torch.randn(how.matrix, how.matrix, generator=rng).to(device, dtype) for _ in range(2)
-    )
+    rng, side = torch.Generator().manual_seed(0), how.matrix
+    if device.type == "cuda":
+        side = how.matrix_cuda
+    one, other = (torch.randn(side, side, generator=rng).to(device, dtype) for _ in range(2))
     seconds = _seconds(lambda: one @ other, device, how)
-    return Measured(f"matrix product, {how.matrix}", 2.0 * how.matrix**3, seconds, 1.0)
+    return Measured(f"matrix product, {side}", 2.0 * side**3, seconds, 1.0)
 
 
 @dataclass(frozen=True)
@@ -134,40 +138,36 @@ class _Network:
 
     def adaptation(self, peak: Measured, side: int) -> Measured:
         """A gradient step on a pair of ``side`` pixels."""
-        network, pair = self.weights.network, self._pair(side)
+        return self._measured(f"gradient step, {side}x{side}", self._step(self._pair(side)), peak)
+
+    def _step(self, pair: Pair) -> Callable[[], object]:
+        """A gradient of ``pair``, by a network and parameters of its own."""
+        network = deepcopy(self.weights.network)
         parameters: Parameters = {
             name: p.detach().requires_grad_() for name, p in self.weights.parameters().items()
         }
-
-        def work() -> object:
-            return gradient(network, parameters, pair, self.precision, create_graph=False)
-
-        return self._measured(f"gradient step, {side}x{side}", work, peak)
+        return lambda: gradient(network, parameters, pair, self.precision, create_graph=False)
 
     def adaptations(self, peak: Measured, side: int) -> Measured:
         """As many gradient steps on such pairs at once as there are threads, each by one thread
         (pipeline.lanes)."""
         on_gpu = self.device.type == "cuda"
         count = LaneSettings().cuda if on_gpu else torch.get_num_threads()
-        pair, networks = self._pair(side), [deepcopy(self.weights.network) for _ in range(count)]
-        parameters: Parameters = {
-            name: p.detach().requires_grad_() for name, p in self.weights.parameters().items()
-        }
+        pair = self._pair(side)
+        streams = [runtime.stream(self.device) for _ in range(count)]
+        steps = [self._step(pair) for _ in range(count)]
 
-        def steps(network: Network) -> None:
-            with runtime.stream(self.device), runtime.own_backward(self.device):
-                repeated(network)
-
-        def repeated(network: Network) -> None:
-            for _ in range(self.how.repeats):
-                gradient(network, parameters, pair, self.precision, create_graph=False)
+        def repeated(k: int) -> None:
+            with streams[k], runtime.own_backward(self.device):
+                for _ in range(self.how.repeats):
+                    steps[k]()
 
         asked = torch.get_num_threads  # takes the number over into a new thread
         with runtime.threads(1), ThreadPoolExecutor(count, initializer=asked) as pool:
-            work = partial(_all, pool, steps, networks)
+            work = partial(_all, pool, repeated, count)
             seconds = _seconds(work, self.device, self.how) / self.how.repeats
         with FlopCounterMode(display=False) as counter:
-            gradient(networks[0], parameters, pair, self.precision, create_graph=False)
+            steps[0]()
         operations = count * float(counter.get_total_flops())
         part = f"{count} gradient steps at once, {side}x{side}"
         return Measured(part, operations, seconds, operations / seconds / 1e9 / peak.gflops)
@@ -188,11 +188,9 @@ class _Network:
         return Pair(image, image, None, 1.0)
 
 
-def _all(
-    pool: ThreadPoolExecutor, work: Callable[[Network], None], networks: list[Network]
-) -> None:
-    """``work`` for every network, at the same time."""
-    list(pool.map(work, networks))
+def _all(pool: ThreadPoolExecutor, work: Callable[[int], None], count: int) -> None:
+    """``work`` of 0 to ``count`` - 1, at the same time."""
+    list(pool.map(work, range(count)))
 
 
 def _plane(side: int) -> torch.Tensor:
@@ -212,20 +210,14 @@ class _Clock:
     def begin(self) -> None:
         """Count from here, unless that is done already."""
         if self._depth == 0:
-            self._begun = self.now()
+            self._begun = _now(self._device)
         self._depth += 1
 
     def end(self) -> None:
         """Close what ``begin`` opened."""
         self._depth -= 1
         if self._depth == 0:
-            self.seconds += self.now() - self._begun
-
-    def now(self) -> float:
-        """Seconds, once the device has done what it was asked."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+            self.seconds += _now(self._device) - self._begun
 
 
 class _TimedSolver(Solver):
@@ -264,9 +256,9 @@ def _slice(network: _Network, settings: BenchmarkSettings) -> tuple[float, float
     plane, clock, shares = _plane(side), solver.clock, []
 
     def work() -> None:
-        clock.seconds, begin = 0.0, clock.now()
+        clock.seconds, begin = 0.0, _now(network.device)
         solver.solve(Sample(plane, 0.0), 0)
-        shares.append(clock.seconds / (clock.now() - begin))
+        shares.append(clock.seconds / (_now(network.device) - begin))
 
     whole = _seconds(work, network.device, how)
     return whole, float(np.median(shares[1:]))

@@ -66,7 +66,8 @@ def upscale_cube(
     begin = time.monotonic()
     executor = executor or InProcess()
     with open_cube(source, settings.variable, settings.slice_axis) as reader:
-        plan = executor.adopted(make_plan(reader.info, target, settings))
+        host = executor.host(settings.device)
+        plan = executor.adopted(make_plan(reader.info, target, settings, host))
         if resume:
             _conclude(target)
         if resume and not overwrite and target.exists():

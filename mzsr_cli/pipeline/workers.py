@@ -198,6 +198,10 @@ class OnDask:
         self.threads = threads
         self._found: dict[str, dict[str, Any]] = {}
 
+    def host(self, name: str) -> torch.device:
+        """See Executor.host: the processor, whatever the workers have."""
+        return torch.device("cpu")
+
     def adopted(self, plan: Plan) -> Plan:
         """See Executor.adopted: the device and the precision of the workers.
 
