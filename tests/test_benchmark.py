@@ -155,6 +155,23 @@ def test_images_agree_with_the_commands(
             assert [s["file"] for s in cell["slices"]] == ["0.png", "1.png", "2.png"]
 
 
+@pytest.mark.parametrize("views", [1, 2, 8])
+def test_views_agree_with_the_commands(
+    images: Path, weights: Path, tmp_path: Path, capsys: Any, views: int
+) -> None:
+    settings = settings_of(
+        weights, degradations=("bicubic",), methods=("mzsr:1", "mzsr-paper:1"), self_ensemble=views
+    )
+    record = benchmark([str(images)], settings, Outputs(), Silent())
+    cells = by_place(record)[images.name, "bicubic"]
+    told_of_views = ["--steps", 1, "--self-ensemble", views]
+    for method, how in (("mzsr:1", told_of_views), ("mzsr-paper:1", METHODS["mzsr-paper:1"])):
+        how = [*how, "--weights", weights]
+        report = chain(images / "0.png", tmp_path, how, ["--y", "--shave", 2],
+                       capsys=capsys, kernel="none", sampling="bicubic")  # fmt: skip
+        assert cells[method]["slices"][0]["psnr"] == pytest.approx(report["psnr"], abs=1e-9)
+
+
 @pytest.mark.parametrize("dtype", ["complex64", "uint8", "float64"])
 def test_cubes_agree_with_the_commands(
     tmp_path: Path, weights: Path, capsys: Any, untrained: None, dtype: str

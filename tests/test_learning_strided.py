@@ -14,7 +14,7 @@ from upscale_files import field, load, run, save
 
 from mzsr_cli.imaging import degrade, hints, kernels
 from mzsr_cli.imaging.hints import FACTS, Hints
-from mzsr_cli.imaging.symmetries import SYMMETRIES, turned, turned_back
+from mzsr_cli.imaging.symmetries import ALONE, SYMMETRIES, Views, turned, turned_back
 from mzsr_cli.learning import networks
 from mzsr_cli.learning.adapt import tiled_residual
 from mzsr_cli.learning.inner import residual
@@ -76,9 +76,47 @@ def test_tiled_is_whole(shape: tuple[int, int, int], settings: NetworkSettings) 
         whole = torch.stack([outputs[which] for which in views]).mean(0)
         parts = tiled_residual(
             network, parameters, Whole(planes, told.guides), TileSettings(7), FP32, told.facts,
-            views,
+            Views(views),
         )  # fmt: skip
         torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 61, 90), (2, 72, 37), (1, 66, 68)])
+@pytest.mark.parametrize("lattice", [2, 4])
+def test_tiled_is_whole_in_views_that_begin_at_samples(
+    shape: tuple[int, int, int], lattice: int
+) -> None:
+    network = shaken(MODULATED)
+    seen = Whole(random(*shape), random(shape[0], 2, *shape[1:], seed=1))
+    parameters = {name: p.detach() for name, p in network.named_parameters()}
+    how = (FP32, random(FACTS, seed=2), Views(SYMMETRIES, lattice))
+    whole, parts = (
+        tiled_residual(network, parameters, seen, TileSettings(side), *how) for side in (99, 7)
+    )
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("which", SYMMETRIES)
+@pytest.mark.parametrize(("lattice", "sides"), [(2, (31, 43)), (4, (33, 45))])
+def test_views_that_begin_at_samples_commute_with_all_symmetries(
+    which: int, lattice: int, sides: tuple[int, int]
+) -> None:
+    """Of an image that ends with a sample; one pixel further on the samples lie elsewhere."""
+    network = shaken(MODULATED)
+    parameters = {name: p.detach() for name, p in network.named_parameters()}
+    told = Hints(random(1, 2, *sides, seed=1), random(FACTS, seed=2))
+
+    def answer(planes: torch.Tensor, hints: Hints, views: Views) -> torch.Tensor:
+        seen = Whole(planes, hints.guides)
+        return tiled_residual(network, parameters, seen, TileSettings(99), FP32, hints.facts, views)
+
+    def off(views: Views) -> float:
+        planes = random(1, *sides)
+        one = turned(answer(planes, told, views), which)
+        return float((answer(turned(planes, which), told.turned(which), views) - one).abs().max())
+
+    assert off(Views(SYMMETRIES, lattice)) < 1e-5
+    assert which == 0 or off(ALONE) > 1e-4
 
 
 @pytest.mark.parametrize("settings", [SMALL, MODULATED], ids=["plain", "modulated"])

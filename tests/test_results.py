@@ -33,10 +33,10 @@ def set5_psnr(inputs: list[Path], truths: list[Path], out: Path, *arguments: str
 @pytest.mark.parametrize(
     ("kernel", "sampling", "bar"),
     [
-        ("gaussian:0.2", "direct", 35.8),
-        ("none", "bicubic", 37.35),
-        ("gaussian:4,1,-0.5", "direct", 35.4),
-        ("gaussian:1.3", "bicubic", 36.95),
+        ("gaussian:0.2", "direct", 35.9),
+        ("none", "bicubic", 37.45),
+        ("gaussian:4,1,-0.5", "direct", 35.55),
+        ("gaussian:1.3", "bicubic", 37.0),
     ],
 )
 def test_set5(data: Path, tmp_path: Path, kernel: str, sampling: str, bar: float) -> None:
@@ -53,7 +53,7 @@ def test_set5_published_inputs(data: Path, tmp_path: Path) -> None:
     how = ("--kernel", str(folder / "kernel.mat"), "--sampling", "direct")
     inputs = sorted((folder / "Set5").glob("*.png"))
     truths = sorted((data / "Set5" / "x2").glob("*.png"))
-    assert set5_psnr(inputs, truths, tmp_path / "out", *how) >= 36.6
+    assert set5_psnr(inputs, truths, tmp_path / "out", *how) >= 36.7
 
 
 GAINS = {("raytrace", 2, "bicubic"): 3.7, ("raytrace", 4, "bicubic"): 3.4}

@@ -17,6 +17,7 @@ import pytest
 import scipy.io
 import torch
 from cube_files import digest
+from PIL import Image
 from upscale_files import (
     NAME,
     H,
@@ -455,12 +456,25 @@ def test_self_ensemble_of_two(tmp_path: Path, weights: Path, sampling: str) -> N
         assert least <= off < most
 
 
-def test_slices_are_seen_twice(tmp_path: Path, weights: Path) -> None:
-    source = tmp_path / "c.npy"
-    save(source, field((17, 19, 1)))
-    assert upscale(source, "--scale", 2, "--weights", weights, "--steps", 0) == 0
-    record = json.loads((tmp_path / "c_x2.npy.json").read_text())
-    assert record["settings"]["adapt"]["self_ensemble"] == 2
+@pytest.mark.parametrize(
+    ("name", "more", "views"),
+    [("c.npy", (), 2), ("c.png", (), 8), ("c.png", ("--self-ensemble", 2), 2)],
+)
+def test_slices_are_seen_twice_and_images_in_eight_views(
+    tmp_path: Path, weights: Path, name: str, more: tuple[Any, ...], views: int
+) -> None:
+    source, told = tmp_path / name, ("--scale", 2, "--weights", weights, "--steps", 0)
+    if source.suffix == ".png":
+        grey = np.random.default_rng(0).integers(0, 256, (17, 19), np.uint8)
+        Image.fromarray(grey).save(source)
+    else:
+        save(source, field((17, 19, 1)))
+    result, alike = (tmp_path / f"{who}{source.suffix}" for who in ("o", "a"))
+    assert upscale(source, *told, *more, "-o", result) == 0
+    record = json.loads(Path(f"{result}.json").read_text())
+    assert record["settings"]["adapt"]["self_ensemble"] == views
+    assert upscale(source, *told, "--self-ensemble", views, "-o", alike) == 0
+    assert digest(result) == digest(alike)
 
 
 def test_memory_does_not_grow_with_the_number_of_slices(tmp_path: Path, weights: Path) -> None:

@@ -48,6 +48,7 @@ _FILE = click.Path(dir_okay=False)
 @click.option("--markdown", type=_FILE, metavar="FILE", help="Write the table to this file.")
 @click.option("--figure", type=_FILE, metavar="FILE", help="Draw quality against seconds, a panel "
               "for each degradation (.png, .pdf, .svg).")  # fmt: skip
+@opt.self_ensemble_option
 @opt.variable_option
 @opt.slices_option
 @opt.slice_axis_option
@@ -115,6 +116,7 @@ def _settings(options: dict[str, Any]) -> BenchmarkSettings:
         degradations=tuple(options["degradation"]),
         methods=tuple(options["method"]) or _DEFAULTS.methods,
         weights=options["weights"],
+        self_ensemble=opt.self_ensemble(options),
         variable=options["variable"],
         slices=options["slices"],
         slice_axis=options["slice_axis"],

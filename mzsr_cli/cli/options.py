@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from mzsr_cli.settings import BoundsSettings, Precision, Sampling, UpscaleSettings
+from mzsr_cli.settings import ENSEMBLES, BoundsSettings, Precision, Sampling, UpscaleSettings
 
 _DEFAULTS = UpscaleSettings()
 
@@ -55,6 +56,18 @@ precision_option = click.option(
 seed_option = click.option(
     "--seed", type=click.IntRange(0), default=_DEFAULTS.seed, help="Random seed."
 )
+self_ensemble_option = click.option(
+    "--self-ensemble",
+    type=click.Choice([str(n) for n in ENSEMBLES]),
+    help="Turned and mirrored views that the network's answer is the mean over; for strided "
+    "networks after direct sampling two at most, but at x2, x4 and so on. "
+    f"[{_DEFAULTS.adapt.ensemble_images} for images, {_DEFAULTS.adapt.ensemble_cubes} for cubes]",
+)
+
+
+def self_ensemble(options: Mapping[str, Any]) -> int | None:
+    """What ``--self-ensemble`` says."""
+    return int(options["self_ensemble"]) if options["self_ensemble"] else None
 
 
 class Scale(click.ParamType):

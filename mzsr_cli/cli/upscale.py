@@ -15,7 +15,6 @@ from mzsr_cli.cli.backbone import STRUCTURAL, given, lrfnet_options, new_network
 from mzsr_cli.cli.batch import Batch
 from mzsr_cli.errors import UsageError
 from mzsr_cli.settings import (
-    ENSEMBLES,
     PERCENTILES,
     Adapting,
     AdaptSettings,
@@ -88,10 +87,7 @@ _ADAPT = AdaptSettings()
 @click.option("--self-check/--no-self-check", default=True,
               help="Let a classical method win where it does so on the pair (son, LR "
               "slice).")  # fmt: skip
-@click.option("--self-ensemble", type=click.Choice([str(n) for n in ENSEMBLES]),
-              default=str(_ADAPT.self_ensemble),
-              help="Turned and mirrored views that the network's answer is the mean over; two at "
-              "most for strided networks after direct sampling.")  # fmt: skip
+@opt.self_ensemble_option
 @click.option("--stage-max", type=opt.FiniteRange(1.1, 32), default=StageSettings().factor_max,
               help="Largest factor of one stage.")  # fmt: skip
 @click.option("--tile", type=click.IntRange(32), default=TileSettings().side,
@@ -214,7 +210,7 @@ def _settings(options: dict[str, Any]) -> UpscaleSettings:
         adapt=AdaptSettings(
             steps=options["steps"],
             mode=Adapting(options["adapt"]),
-            self_ensemble=int(options["self_ensemble"]),
+            self_ensemble=opt.self_ensemble(options),
             gradient_loss=options["gradient_loss"],
         ),
         zssr=ZssrSettings(gradient_loss=options["gradient_loss"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -16,15 +17,44 @@ HALF_TURNS = (0, 2)
 """Identity and half a turn."""
 
 
-def ensemble(count: int, direct: bool, stride: int) -> Sequence[int]:
-    """The symmetries that a self-ensemble of ``count`` (1, 2 or 8) takes the mean over. After
-    ``direct`` sampling two keep the samples where they are, and a network of ``stride`` above 1,
-    which knows where they are, sees these alone."""
+REVERSED = ((2, 3, 5, 6), (1, 2, 4, 5))
+"""The symmetries that reverse rows, and columns."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Symmetries that an answer is the mean over. Pieces whose axes they reverse begin with their
+    last pixel: at one of the given samples, ``lattice`` pixels apart from the first on, or (0)
+    whole strides of the network's before the image's end."""
+
+    which: Sequence[int] = (0,)
+    lattice: int = 0
+
+    def further(self, view: int, axis: int, stop: int, length: int, stride: int) -> int:
+        """Where a piece that is to go to ``stop`` along an axis of ``length`` has to go for a
+        ``view``: there or a few pixels further, with a lattice also beyond the image."""
+        if self.lattice == 0:
+            return stop + (length - stop) % stride
+        return stop + (1 - stop) % self.lattice if view in REVERSED[axis] else stop
+
+
+ALONE = Views()
+"""The image as it is."""
+
+
+def ensemble(
+    count: int, direct: bool, stride: int, scale: tuple[float, float] = (2.0, 2.0)
+) -> Views:
+    """The views of a self-ensemble of ``count`` (1, 2 or 8) at a ``scale`` (rows, columns). After
+    ``direct`` sampling two leave the samples where they are; a network of ``stride`` above 1, which
+    knows where they are, has more where whole strides lie between them."""
     if count == 1:
-        return SYMMETRIES[:1]
-    if direct and (count == 2 or stride > 1):
-        return TRANSPOSITIONS
-    return HALF_TURNS if count == 2 else SYMMETRIES
+        return ALONE
+    if not direct or (stride == 1 and count > 2):
+        return Views(HALF_TURNS if count == 2 else SYMMETRIES)
+    lattice = round(scale[0])
+    aligned = scale == (lattice, lattice) and lattice % stride == 0
+    return Views(SYMMETRIES, lattice) if count > 2 and aligned else Views(TRANSPOSITIONS)
 
 
 def turned(image: torch.Tensor, which: int) -> torch.Tensor:

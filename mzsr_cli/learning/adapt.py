@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from mzsr_cli.imaging.hints import Hints
 from mzsr_cli.imaging.spectra import ramp
-from mzsr_cli.imaging.symmetries import turned, turned_back
+from mzsr_cli.imaging.symmetries import ALONE, Views, turned, turned_back
 from mzsr_cli.imaging.tiles import tiled_at
 from mzsr_cli.learning.inner import Pair, Parameters, gradient, pair_loss, residual, step
 from mzsr_cli.learning.networks import Network
@@ -109,10 +110,10 @@ def tiled_residual(
     tiles: TileSettings,
     precision: Precision,
     facts: torch.Tensor | None,
-    views: Sequence[int] = (0,),
+    views: Views = ALONE,
 ) -> torch.Tensor:
     """The network's output for what is ``seen``, plane by plane over tiles with its halo:
-    (P, H, W), float32; the mean over the symmetries ``views`` (imaging.symmetries)."""
+    (P, H, W), float32; the mean over ``views`` (imaging.symmetries)."""
     count, height, width = seen.shape
     stride = network.stride
 
@@ -125,16 +126,22 @@ def tiled_residual(
         plane = slice(index, index + 1)
 
         def on_tile(rows: slice, cols: slice) -> torch.Tensor:
-            # turned tiles begin at their ends: whole strides before the image's end
-            down = slice(rows.start, rows.stop + (height - rows.stop) % stride)
-            right = slice(cols.start, cols.stop + (width - cols.stop) % stride)
-            image = seen.image(plane, down, right)[:, None]
-            shown = seen.guides(plane, down, right) if network.guides else None
-            total, *others = (viewed(image, shown, which) for which in views)
+            total, *others = (on_view(rows, cols, which) for which in views.which)
             for other in others:
                 total = total.add_(other)
-            mean = total.div_(len(views)) if len(views) > 1 else total
-            return mean[: rows.stop - rows.start, : cols.stop - cols.start]
+            return total.div_(1 + len(others)) if others else total
+
+        def on_view(rows: slice, cols: slice, which: int) -> torch.Tensor:
+            down = views.further(which, 0, rows.stop, height, stride)
+            right = views.further(which, 1, cols.stop, width, stride)
+            beyond = max(0, down - height), max(0, right - width)
+            lower, outer = down - beyond[0], right - beyond[1]
+            window = plane, slice(rows.start, lower), slice(cols.start, outer)
+            image = _grown(seen.image(*window)[:, None], *beyond)
+            shown = seen.guides(*window) if network.guides else None
+            shown = _grown(shown, *beyond) if shown is not None else None
+            answer = viewed(image, shown, which)
+            return answer[: rows.stop - rows.start, : cols.stop - cols.start]
 
         tiled_at(on_tile, height, width, tiles.side * stride, network.reach, out)
 
@@ -143,6 +150,13 @@ def tiled_residual(
     for index in range(count):
         on_plane(index, planes[index])
     return planes
+
+
+def _grown(image: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
+    """An image (B, C, h, w) with its last row and column repeated that often."""
+    if rows == cols == 0:
+        return image
+    return functional.pad(image, (0, cols, 0, rows), mode="replicate")
 
 
 @dataclass(frozen=True)

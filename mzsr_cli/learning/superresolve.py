@@ -596,7 +596,7 @@ class Solver:
         change: torch.Tensor | None = None
         for _ in range(self._network.passes):
             shown = seen if change is None else Changed(seen, change)
-            added = self._residual(parameters, shown, facts)
+            added = self._residual(parameters, shown, facts, stage.operator.scale)
             if self.settings.consistency.enabled:
                 stage.consistency.free_(added)
             change = added if change is None else change.add_(added)
@@ -604,12 +604,16 @@ class Solver:
         return change
 
     def _residual(
-        self, parameters: Parameters, seen: Seen, facts: torch.Tensor | None
+        self,
+        parameters: Parameters,
+        seen: Seen,
+        facts: torch.Tensor | None,
+        scale: tuple[float, float],
     ) -> torch.Tensor:
         """The network's output (P, H, W), or its mean over symmetries that the sampling allows;
         over smaller tiles from then on where memory does not suffice."""
         direct = self.settings.sampling is Sampling.DIRECT
-        views = ensemble(self.settings.adapt.self_ensemble, direct, self._network.stride)
+        views = ensemble(self.settings.adapt.views(False), direct, self._network.stride, scale)
         while True:
             try:
                 return tiled_residual(

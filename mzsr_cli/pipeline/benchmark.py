@@ -138,6 +138,7 @@ def facts_of(race: Race) -> dict[str, Any]:
         "kind": str(race.kind),
         "scale": list(settings.scale),
         "seed": settings.seed,
+        "self_ensemble": settings.self_ensemble,
         "slices": settings.slices if race.kind is Kind.CUBES else None,
         "settings": methods | {"tv": as_dict(settings.tv)},
         "data": {d.name: {"files": len(d.files), "sha256": d.digest} for d in race.data},

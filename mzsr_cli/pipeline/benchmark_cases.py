@@ -135,9 +135,8 @@ def upscale_settings(
         seed=settings.seed,
     )
     if contender.steps is not None:
-        adapting = AdaptSettings(steps=contender.steps)
-        if method in _VIEWS:
-            adapting = replace(adapting, self_ensemble=_VIEWS[method])
+        views = _VIEWS.get(method, settings.self_ensemble)
+        adapting = AdaptSettings(steps=contender.steps, self_ensemble=views)
         told = replace(told, method=Method.MZSR, adapt=adapting)
     if method is Extra.BICUBIC_PAPER:
         return replace(told, kernel="none", sampling=Sampling.BICUBIC)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,8 @@ def make_plan(
     precision = runtime.pick_precision(settings.precision, device)
     kernel = load_kernel(settings.kernel)
     is_image = info.format in ("png", "jpeg")
+    seen = replace(settings.adapt, self_ensemble=settings.adapt.views(is_image))
+    settings = replace(settings, adapt=seen)
     method, weights, notes = choose_weights(settings, scale, is_image, device)
     second = second_weights(settings, scale, weights, is_image, device)
     plan = Plan(

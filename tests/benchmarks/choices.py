@@ -89,7 +89,7 @@ def tested(name: str, methods: tuple[str, ...], options: argparse.Namespace, pat
     record = options.output / f"{name.replace(' ', '-')}.json"
     how = [part for d in DEGRADATIONS for part in ("--degradation", d)]
     how += [part for m in methods for part in ("--method", m)]
-    how += ["--weights", path] if path else []
+    how += ["--weights", path, "--self-ensemble", "2"] if path else []
     how += ["--resume"] if record.is_file() else []
     mzsr("benchmark", options.test, *how, "--json", record, "-q")
     found: dict[str, dict[str, float]] = {}
