@@ -667,8 +667,8 @@ class AdaptSettings:
     """Two views gain 0.04 dB on simulated cubes (up to 1.5 after direct sampling, a loss of 0.12 at
     most), for 1.4 to 1.5 times the time."""
     ensemble_images: int = 8
-    """Of photographs two views gain 0.04 to 0.06 dB (Set14), eight another 0.05 to 0.10, for 1.4
-    times the time."""
+    """Of photographs two views gain 0.04 to 0.06 dB (Set14), eight another 0.05 to 0.10, for three
+    times the time (2.8 s with one thread instead of 1.0)."""
     gradient_loss: float = 0.0
     """Weight of the gradient maps' mean absolute difference in the loss of a step."""
 
