@@ -126,22 +126,31 @@ def tiled_residual(
         plane = slice(index, index + 1)
 
         def on_tile(rows: slice, cols: slice) -> torch.Tensor:
-            total, *others = (on_view(rows, cols, which) for which in views.which)
+            pieces: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor | None]] = {}
+
+            def on_view(which: int) -> torch.Tensor:
+                ends = (
+                    views.further(which, 0, rows.stop, height, stride),
+                    views.further(which, 1, cols.stop, width, stride),
+                )
+                if ends not in pieces:
+                    pieces[ends] = piece(rows.start, cols.start, *ends)
+                answer = viewed(*pieces[ends], which)
+                return answer[: rows.stop - rows.start, : cols.stop - cols.start]
+
+            total, *others = map(on_view, views.which)
             for other in others:
                 total = total.add_(other)
             return total.div_(1 + len(others)) if others else total
 
-        def on_view(rows: slice, cols: slice, which: int) -> torch.Tensor:
-            down = views.further(which, 0, rows.stop, height, stride)
-            right = views.further(which, 1, cols.stop, width, stride)
-            beyond = max(0, down - height), max(0, right - width)
-            lower, outer = down - beyond[0], right - beyond[1]
-            window = plane, slice(rows.start, lower), slice(cols.start, outer)
-            image = _grown(seen.image(*window)[:, None], *beyond)
+        def piece(
+            top: int, left: int, bottom: int, right: int
+        ) -> tuple[torch.Tensor, torch.Tensor | None]:
+            beyond = max(0, bottom - height), max(0, right - width)
+            window = plane, slice(top, bottom - beyond[0]), slice(left, right - beyond[1])
             shown = seen.guides(*window) if network.guides else None
             shown = _grown(shown, *beyond) if shown is not None else None
-            answer = viewed(image, shown, which)
-            return answer[: rows.stop - rows.start, : cols.stop - cols.start]
+            return _grown(seen.image(*window)[:, None], *beyond), shown
 
         tiled_at(on_tile, height, width, tiles.side * stride, network.reach, out)
 
