@@ -14,7 +14,8 @@ from upscale_files import field, load, run, save
 
 from mzsr_cli.imaging import degrade, hints, kernels
 from mzsr_cli.imaging.hints import FACTS, Hints
-from mzsr_cli.imaging.symmetries import ALONE, SYMMETRIES, Views, turned, turned_back
+from mzsr_cli.imaging.stages import stage_scales
+from mzsr_cli.imaging.symmetries import ALONE, SYMMETRIES, Views, ensemble, turned, turned_back
 from mzsr_cli.learning import networks
 from mzsr_cli.learning.adapt import tiled_residual
 from mzsr_cli.learning.inner import residual
@@ -307,3 +308,12 @@ def test_a_backbone_that_cannot_be_modulated_says_so(
     more = ("--init", init, "--modulated", "--iterations", 1, "--patch", 16)
     assert run("pretrain", cube, "-o", tmp_path / "a.safetensors", *more) == 2
     assert "--modulated: --init brings the backbone mzsr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scale", [2.0, 4.0, 8.0, 16.0])
+def test_every_stage_of_powers_of_two_has_all_views(scale: float) -> None:
+    """Stages multiply factors that are roots, and so off by rounding."""
+    for rows, cols in stage_scales((scale, scale), 2.0):
+        assert len(ensemble(8, True, 2, (rows, cols)).which) == 8
+    assert len(ensemble(8, True, 2, (3.0, 3.0)).which) == 2
+    assert len(ensemble(8, True, 2, (4.0, 2.0)).which) == 2

@@ -116,7 +116,7 @@ def exit_code(arguments: list[str] | None = None) -> int:
         show.error(str(error))
         return error.exit_code
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not (isinstance(error, MemoryError) or _is_out_of_memory(error)):
             raise
         show.error(
             "out of memory. Type a smaller --tile, --patch or --batch, or --slices to do fewer at "

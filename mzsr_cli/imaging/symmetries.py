@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,7 +54,8 @@ def ensemble(
     if not direct or (stride == 1 and count > 2):
         return Views(HALF_TURNS if count == 2 else SYMMETRIES)
     lattice = round(scale[0])
-    aligned = scale == (lattice, lattice) and lattice % stride == 0
+    whole = all(math.isclose(factor, lattice, rel_tol=1e-9) for factor in scale)
+    aligned = whole and lattice % stride == 0
     return Views(SYMMETRIES, lattice) if count > 2 and aligned else Views(TRANSPOSITIONS)
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C that is never lost."""
+"""Ctrl-C that is not lost while slices are solved."""
 
 from __future__ import annotations
 

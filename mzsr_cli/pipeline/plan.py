@@ -160,6 +160,8 @@ class Plan:
         settings = as_dict(self.settings)
         for free in ("device", "calibration", "lanes"):
             settings.pop(free)
+        for resolved in ("ensemble_cubes", "ensemble_images"):
+            settings["adapt"].pop(resolved)
         return {
             "mzsr": __version__,
             "settings": json.loads(json.dumps(settings, default=str)),
